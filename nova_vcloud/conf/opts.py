@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All option groups, for oslo-config-generator and the documentation."""
+
+from typing import Any
+
+from oslo_config import cfg
+
+from nova_vcloud.conf import docker
+from nova_vcloud.conf import ml2
+from nova_vcloud.conf import net
+
+
+def list_opts() -> list[tuple[cfg.OptGroup, Any]]:
+    """Return (group, options) pairs, as ``oslo.config.opts`` wants them."""
+    return [(module.GROUP, module.OPTS) for module in (docker, net, ml2)]

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Errors of the shared core; the rooms above translate them to Nova's."""
+
+
+class NovaVcloudException(Exception):
+    """Base of every error raised by the core; ``str()`` is for operators."""
+
+
+class InvalidImageArchive(NovaVcloudException):
+    """The bytes of an image are not what the engine can load."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class EngineError(NovaVcloudException):
+    """The engine refused a request; the text is the engine's own."""
+
+
+class EngineUnavailable(EngineError):
+    """The engine did not answer: socket absent, closed, or timed out."""
+
+
+class ContainerNotFound(EngineError):
+    """The engine knows no such container."""
+
+
+class ImageNotFound(EngineError):
+    """The engine knows no such image."""
+
+
+class EngineConflict(EngineError):
+    """The container is not in a state that allows the request."""
+
+
+class HostNotReady(NovaVcloudException):
+    """The host lacks something the driver needs; says what to change."""

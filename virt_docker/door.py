@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The name under which Nova finds the driver: ``nova.virt.virt_docker``.
+
+Nova imports only ``nova.virt.<compute_driver>``. nova-compute loads the
+os-vif plug-ins before its driver, so a plug-in of ours can register an
+import hook in that process without writing a file into Nova's package (see
+doc/source/contributor/decisions). It plugs no VIF.
+"""
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import sys
+from types import ModuleType
+
+from os_vif import objects
+from os_vif import plugin
+
+ALIAS = 'nova.virt.virt_docker'
+TARGET = 'nova_vcloud.virt_docker.driver'
+
+
+class _AliasFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Give ``ALIAS`` the very module object of ``TARGET``."""
+
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname != ALIAS:
+            return None
+        return importlib.machinery.ModuleSpec(fullname, self)
+
+    def create_module(self, spec) -> ModuleType:
+        # A second object under another name would be a second DockerDriver
+        # class; the spec of TARGET must survive the import machinery, which
+        # writes ALIAS's spec over it, hence a module of its own.
+        return ModuleType(spec.name, __doc__)
+
+    def exec_module(self, module: ModuleType) -> None:
+        driver = importlib.import_module(TARGET)
+        module.DockerDriver = driver.DockerDriver
+
+
+def register() -> None:
+    """Make ``import nova.virt.virt_docker`` work in this process."""
+    if not any(isinstance(f, _AliasFinder) for f in sys.meta_path):
+        sys.meta_path.append(_AliasFinder())
+
+
+class DoorPlugin(plugin.PluginBase):
+    """An os-vif plug-in that only registers the driver's name."""
+
+    def __init__(self, config) -> None:
+        super().__init__(config)
+        register()
+
+    def describe(self) -> objects.host_info.HostPluginInfo:
+        """Return no VIF type at all: os-vif never calls us to plug."""
+        return objects.host_info.HostPluginInfo(
+            plugin_name='vcloud', vif_info=[])
+
+    def plug(self, vif, instance_info) -> None:
+        """Refuse; the driver plugs its own VIFs."""
+        raise NotImplementedError(ALIAS)
+
+    def unplug(self, vif, instance_info) -> None:
+        """Refuse; the driver unplugs its own VIFs."""
+        raise NotImplementedError(ALIAS)
