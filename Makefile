@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+# The few commands of this project; each works on a fresh Debian 12, as root.
+
+SHELL := /bin/bash
+VENV := $(or $(MINICLOUD_CACHE),/var/cache/nova-vcloud)/venv
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint test-unit test-contract test-functional \
+        test-integration bench genconfig docs clean
+
+help:  ## Show this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
+
+demo:  ## Bring the mini cloud up and boot servers on both hosts
+	devstack/minicloud up
+	devstack/minicloud demo
+
+test:  ## Run every check and every layer of tests
+	tests/run all
+
+lint:  ## Run the checks that run no code: ruff, mypy, shell, docs
+	tests/run lint
+
+test-unit test-contract test-functional test-integration:  ## Run one layer
+	tests/run $(@:test-%=%)
+
+bench:  ## Measure; tables on the terminal, build/bench/*.json
+	devstack/minicloud install
+	@set -e; mkdir -p build/bench; for file in benchmarks/[!_]*.py; do \
+	    echo "--- $$file"; $(VENV)/bin/python "$$file"; done
+
+genconfig:  ## Write the sample configuration anew
+	$(VENV)/bin/oslo-config-generator \
+	    --config-file etc/nova-vcloud/config-generator.conf
+
+docs:  ## Build the documentation into build/html
+	$(VENV)/bin/sphinx-build -W --keep-going -q -d build/doctrees \
+	    doc/source build/html
+
+clean:  ## Remove the mini cloud and everything that was built
+	devstack/minicloud clean
+	rm -rf build dist doc/build releasenotes/build .tox .mypy_cache \
+	    .ruff_cache .pytest_cache *.egg-info
