@@ -7,17 +7,21 @@ the engine does not answer and another
 answers have the shapes of the Docker Engine API v1.41.
 """
 
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Mapping
 import contextlib
 import functools
 import json
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any
+from typing import TypeVar
 
 import docker
-import requests
 from docker import errors
 from docker.types import CancellableStream
+import requests
 
 from nova_vcloud import exception
 

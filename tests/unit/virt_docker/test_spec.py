@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The container that a server becomes."""
+
+import dataclasses
+
+from nova import objects
+from oslo_utils.fixture import uuidsentinel as uuids
+import pytest
+
+from nova_vcloud.virt_docker import spec
+
+DEFAULTS = spec.Defaults(
+    runtime='nova-vcloud', pids_limit=100, log_max_size_kib=64,
+    log_max_files=2, no_new_privileges=True, capabilities=('CHOWN', 'KILL'))
+
+
+@dataclasses.dataclass
+class Nic:
+    """The two fields of a NIC that a container knows of."""
+
+    addresses: tuple[str, ...]
+    dns: tuple[str, ...]
+
+
+@pytest.fixture
+def instance():
+    objects.register_all()
+    return objects.Instance(
+        uuid=uuids.server, id=7, display_name='web 1', hostname='web-1',
+        project_id='p1', user_id='u1', image_ref=uuids.image,
+        flavor=objects.Flavor(name='c1.small', memory_mb=512, vcpus=3,
+                              root_gb=1))
+
+
+def build(instance, nics=(), defaults=DEFAULTS):
+    return spec.build(instance, 'an/image:latest', nics, defaults, 'compute1')
+
+
+def test_memory_and_swap_together_are_the_flavors_memory(instance):
+    limits = build(instance)['HostConfig']
+    assert limits['Memory'] == limits['MemorySwap'] == 512 * 2**20
+    assert limits['CpuShares'] == 3 * 1024
+    assert limits['PidsLimit'] == 100
+    assert limits['OomKillDisable'] is False
+
+
+def test_the_console_log_is_bounded(instance):
+    log = build(instance)['HostConfig']['LogConfig']
+    assert log['Config'] == {'max-size': '64k', 'max-file': '2'}
+
+
+def test_nova_owns_network_and_restarts(instance):
+    config = build(instance)['HostConfig']
+    assert config['NetworkMode'] == 'none'
+    assert config['Runtime'] == 'nova-vcloud'
+    assert config['RestartPolicy'] == {'Name': 'no'}
+
+
+def test_no_block_limit_is_given_to_the_engine(instance):
+    # Any later update by the engine would re-apply it over ours.
+    assert not [k for k in build(instance)['HostConfig'] if 'Blkio' in k]
+
+
+def test_privileges_are_the_listed_ones(instance):
+    config = build(instance)['HostConfig']
+    assert config['Privileged'] is False
+    assert config['CapDrop'] == ['ALL']
+    assert config['CapAdd'] == ['CHOWN', 'KILL']
+    assert config['SecurityOpt'] == ['no-new-privileges']
+    lax = dataclasses.replace(DEFAULTS, no_new_privileges=False)
+    assert build(instance, defaults=lax)['HostConfig']['SecurityOpt'] == []
+
+
+def test_names_and_addresses_reach_the_guest(instance):
+    nics = [Nic(('10.0.0.5/24', 'fd00::5/64'), ('10.0.0.1',)),
+            Nic(('10.1.0.5/24',), ('10.0.0.1', '10.1.0.1'))]
+    body = build(instance, nics)
+    assert body['Hostname'] == 'web-1'
+    assert body['HostConfig']['Dns'] == ['10.0.0.1', '10.1.0.1']
+    assert body['HostConfig']['ExtraHosts'] == [
+        'web-1:10.0.0.5', 'web-1:fd00::5', 'web-1:10.1.0.5']
+
+
+def test_labels_tell_whose_container_it_is(instance):
+    labels = build(instance)['Labels']
+    assert labels == {
+        'org.openstack.nova.uuid': uuids.server,
+        'org.openstack.nova.host': 'compute1',
+        'org.openstack.nova.name': instance.name,
+        'org.openstack.nova.display_name': 'web 1',
+        'org.openstack.nova.project_id': 'p1',
+        'org.openstack.nova.user_id': 'u1',
+        'org.openstack.nova.flavor': 'c1.small',
+        'org.openstack.nova.image': uuids.image,
+    }
+    assert all(isinstance(v, str) for v in labels.values())

@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Life of a server's container: each verb leaves it whole or as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
+import contextlib
+import io
+import tarfile
+from typing import Any
+
+from nova import exception as nova_exception
+from nova import objects
+from oslo_concurrency import lockutils
+from oslo_log import log
+
+from nova_vcloud import exception
+from nova_vcloud.engine import Engine
+from nova_vcloud.virt_docker import addresses
+from nova_vcloud.virt_docker import spec
+from nova_vcloud.virt_docker import steps
+from nova_vcloud.virt_docker.images import ImageStore
+from nova_vcloud.virt_docker.vif.network import Network
+
+LOG = log.getLogger(__name__)
+
+CONSOLE_LIMIT = 100 * 1024  # bytes; what Nova's libvirt driver returns
+
+
+def lock(uuid: str) -> contextlib.AbstractContextManager[Any]:
+    """Serialise what this process does to one server."""
+    return lockutils.lock(f'vcloud-server-{uuid}')
+
+
+class Containers:
+    """The containers of this host's servers.
+
+    :param host: nova-compute's host name; only containers labelled with it
+        are ever listed or touched
+    """
+
+    def __init__(self, engine: Engine, network: Network, images: ImageStore,
+                 defaults: spec.Defaults, host: str) -> None:
+        self._engine = engine
+        self._network = network
+        self._images = images
+        self._defaults = defaults
+        self._host = host
+
+    # What is there
+
+    def list(self) -> dict[str, dict[str, Any]]:
+        """Return {server uuid: container as listed by the engine}."""
+        found = self._engine.containers(spec.own_labels(self._host))
+        return {c['Labels'][spec.LABEL_UUID]: c for c in found}
+
+    def inspect(self, uuid: str) -> dict[str, Any]:
+        """Return the engine's description of a server's container.
+
+        :raises ContainerNotFound: the server has no container here
+        """
+        container = self._engine.container(spec.container_name(uuid))
+        found = container['Config']['Labels'] or {}
+        if found.get(spec.LABEL_HOST) != self._host:
+            raise exception.ContainerNotFound(
+                f'Container {container["Name"]} is not of host {self._host}')
+        return container
+
+    def running(self, uuid: str) -> bool:
+        """Tell whether the server's first process lives, frozen or not."""
+        try:
+            return bool(self.inspect(uuid)['State']['Running'])
+        except exception.ContainerNotFound:
+            return False
+
+    # Life
+
+    def spawn(self, context: Any, instance: objects.Instance,
+              image_meta: objects.ImageMeta, network_info: Any,
+              files: dict[str, bytes], power_on: bool = True) -> None:
+        """Make and start the container; on failure nothing of it is left.
+
+        :param files: {absolute path in the guest: content}
+        """
+        tag = self._images.ensure(context, instance.image_ref, image_meta,
+                                  root_gb=instance.flavor.root_gb,
+                                  instance=instance)
+        steps.reached('image')
+        nics = addresses.plan(network_info)
+        with lock(instance.uuid), contextlib.ExitStack() as undo:
+            undo.callback(self._undo, self._network.destroy, instance.uuid)
+            self._network.plug(instance.uuid, nics, up=power_on)
+            steps.reached('namespace')
+            body = spec.build(instance, tag, nics, self._defaults,
+                              self._host)
+            container_id = self._create(context, instance, image_meta, body)
+            undo.callback(self._undo, self._remove, instance.uuid)
+            steps.reached('create')
+            self._network.join(instance.uuid, container_id)
+            steps.reached('join')
+            if files:
+                self._engine.put_archive(container_id, '/', _tar(files))
+            steps.reached('inject')
+            if power_on:
+                self._engine.start(container_id)
+            steps.reached('start')
+            undo.pop_all()
+        steps.reached('end')
+
+    def _create(self, context: Any, instance: objects.Instance,
+                image_meta: objects.ImageMeta, body: dict[str, Any]) -> str:
+        name = spec.container_name(instance.uuid)
+        try:
+            return self._engine.create(name, body)
+        except exception.ImageNotFound:
+            # Someone removed the image since we loaded it.
+            self._images.forget(instance.image_ref)
+            self._images.ensure(context, instance.image_ref, image_meta,
+                                root_gb=instance.flavor.root_gb,
+                                instance=instance)
+            return self._engine.create(name, body)
+
+    def destroy(self, uuid: str) -> None:
+        """Remove the container and its network; absent parts are fine."""
+        with lock(uuid):
+            self._remove(uuid)
+            self._network.destroy(uuid)
+
+    def _remove(self, uuid: str) -> None:
+        try:
+            container_id = self.inspect(uuid)['Id']
+        except exception.ContainerNotFound:
+            return
+        with contextlib.suppress(exception.ContainerNotFound):
+            self._engine.remove(container_id)
+        self._network.forget(container_id)
+
+    def start(self, uuid: str, network_info: Any) -> None:
+        """Start a stopped container in its namespace, re-made if need be."""
+        nics = addresses.plan(network_info)
+        with lock(uuid):
+            container = self.inspect(uuid)
+            self._start(uuid, container, nics)
+
+    def _start(self, uuid: str, container: dict[str, Any],
+               nics: Iterable[addresses.Nic]) -> None:
+        self._network.plug(uuid, tuple(nics), up=True)
+        self._network.join(uuid, container['Id'])
+        if container['State']['Paused']:
+            self._engine.unpause(container['Id'])
+        try:
+            self._engine.start(container['Id'])
+        except exception.EngineError:
+            if not self.running(uuid):
+                self._network.set_carrier(uuid, False)
+            raise
+
+    def stop(self, uuid: str, timeout: int) -> None:
+        """Stop the container and take its link down.
+
+        :param timeout: seconds between the stop signal and SIGKILL
+        """
+        with lock(uuid):
+            self._stop(self.inspect(uuid), timeout)
+            self._network.set_carrier(uuid, False)
+
+    def _stop(self, container: dict[str, Any], timeout: int) -> None:
+        if container['State']['Paused']:
+            self._engine.unpause(container['Id'])
+        self._engine.stop(container['Id'], timeout)
+
+    def reboot(self, uuid: str, network_info: Any, timeout: int) -> None:
+        """Stop and start; NICs and namespace are checked in between."""
+        nics = addresses.plan(network_info)
+        with lock(uuid):
+            container = self.inspect(uuid)
+            self._stop(container, timeout)
+            self._start(uuid, self.inspect(uuid), nics)
+
+    def pause(self, uuid: str) -> None:
+        """Freeze the server's processes; frozen already is fine."""
+        with lock(uuid):
+            container = self.inspect(uuid)
+            if not container['State']['Paused']:
+                self._engine.pause(container['Id'])
+
+    def unpause(self, uuid: str) -> None:
+        """Thaw the server's processes; not frozen is fine."""
+        with lock(uuid):
+            container = self.inspect(uuid)
+            if container['State']['Paused']:
+                self._engine.unpause(container['Id'])
+
+    def resume(self, uuid: str, network_info: Any) -> None:
+        """Thaw a frozen server, or start one whose host rebooted."""
+        if self.running(uuid):
+            self.unpause(uuid)
+        else:
+            self.start(uuid, network_info)
+
+    # Network
+
+    def plug(self, uuid: str, network_info: Any) -> None:
+        """Bring the server's NICs to what Neutron says."""
+        nics = addresses.plan(network_info)
+        with lock(uuid):
+            self._network.plug(uuid, nics, up=self.running(uuid))
+
+    def unplug(self, uuid: str, network_info: Any) -> None:
+        """Remove NICs; absent ones are fine."""
+        nics = addresses.plan(network_info)
+        with lock(uuid):
+            self._network.unplug(uuid, nics)
+
+    def follow(self, uuid: str) -> bool:
+        """Set the link as the container's state wants it.
+
+        :returns: whether the server runs
+        """
+        with lock(uuid):
+            running = self.running(uuid)
+            self._network.set_carrier(uuid, running)
+            return running
+
+    # Looking inside
+
+    def console(self, uuid: str) -> bytes:
+        """Return the end of the console log, at most CONSOLE_LIMIT bytes."""
+        return self._engine.logs(self.inspect(uuid)['Id'], CONSOLE_LIMIT)
+
+    @staticmethod
+    def _undo(action: Callable[[str], None], uuid: str) -> None:
+        """Run one step back; its failure must not hide the first error."""
+        try:
+            action(uuid)
+        except (exception.NovaVcloudException,
+                nova_exception.NovaException, OSError):
+            LOG.exception('Could not undo %s of server %s; deleting the '
+                          'server will try again', action.__name__, uuid)
+
+
+@contextlib.contextmanager
+def nova_errors(instance: objects.Instance, host: str) -> Iterator[None]:
+    """Turn engine errors into the ones nova-compute knows."""
+    try:
+        yield
+    except exception.ContainerNotFound as e:
+        raise nova_exception.InstanceNotFound(instance_id=instance.uuid) from e
+    except exception.EngineUnavailable as e:
+        LOG.error('The Docker engine does not answer: %s', e,
+                  instance=instance)
+        raise nova_exception.HypervisorUnavailable(host=host) from e
+    except exception.EngineError as e:
+        raise nova_exception.InternalError(err=str(e)) from e
+
+
+def _tar(files: dict[str, bytes]) -> bytes:
+    """Return a tar of ``files``, owned by root and private."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode='w') as tar:
+        for path, content in files.items():
+            for entry in _parents(path):
+                tar.addfile(entry)
+            member = tarfile.TarInfo(path.lstrip('/'))
+            member.size, member.mode = len(content), 0o600
+            tar.addfile(member, io.BytesIO(content))
+    return out.getvalue()
+
+
+def _parents(path: str) -> Iterator[tarfile.TarInfo]:
+    """Yield the private directory of ``path``; the ones above must exist."""
+    directory = tarfile.TarInfo(path.strip('/').rpartition('/')[0])
+    directory.type, directory.mode = tarfile.DIRTYPE, 0o700
+    yield directory

@@ -1,0 +1,319 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Nova's verbs, each handed to the room that does the work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import contextlib
+import os
+from typing import Any
+
+from nova import context as nova_context
+from nova import exception as nova_exception
+from nova import objects
+from nova.compute import power_state
+from nova.compute import task_states
+from nova.compute import vm_states
+import nova.conf
+from nova.image import glance
+from nova.virt import driver
+from nova.virt import event as virtevent
+from nova.virt import hardware
+from oslo_concurrency import processutils
+from oslo_log import log
+
+from nova_vcloud import exception
+from nova_vcloud import privsep
+from nova_vcloud.conf import docker as docker_conf
+from nova_vcloud.conf import net as net_conf
+from nova_vcloud.engine import Engine
+from nova_vcloud.virt_docker import containers
+from nova_vcloud.virt_docker import diagnostics
+from nova_vcloud.virt_docker import events
+from nova_vcloud.virt_docker import host as docker_host
+from nova_vcloud.virt_docker import images
+from nova_vcloud.virt_docker import spec
+from nova_vcloud.virt_docker.vif import network
+
+CONF = nova.conf.CONF
+LOG = log.getLogger(__name__)
+
+SOFT_REBOOT_TIMEOUT = 60  # seconds; Nova's default for a clean shutdown
+AUTHORIZED_KEYS = '/root/.ssh/authorized_keys'
+
+_STATES = {
+    'created': power_state.SHUTDOWN,
+    'running': power_state.RUNNING,
+    'restarting': power_state.RUNNING,
+    'paused': power_state.PAUSED,
+    'removing': power_state.SHUTDOWN,
+    'exited': power_state.SHUTDOWN,
+    'dead': power_state.CRASHED,
+}
+
+
+def guest_state(status: str, instance: objects.Instance) -> int:
+    """Return Nova's power state for the engine's status word.
+
+    The engine has one word for paused and suspended: both are frozen. Which
+    of the two it is, is what Nova asked for.
+    """
+    state = _STATES.get(status, power_state.NOSTATE)
+    suspended = (instance.vm_state == vm_states.SUSPENDED
+                 or instance.task_state == task_states.SUSPENDING)
+    if state == power_state.PAUSED and suspended:
+        return power_state.SUSPENDED
+    return state
+
+
+class DockerDriver(driver.ComputeDriver):
+    """Servers that are Docker containers.
+
+    Loaded by stock nova-compute with
+    ``compute_driver = virt_docker.DockerDriver``.
+    """
+
+    capabilities = {  # noqa: RUF012 - Nova's own shape
+        **driver.ComputeDriver.capabilities,
+        # A docker archive is container_format=docker, disk_format=raw.
+        'supports_image_type_raw': True,
+    }
+
+    def __init__(self, virtapi: Any) -> None:
+        super().__init__(virtapi)
+        docker_conf.register_opts(CONF)
+        net_conf.register_opts(CONF)
+        conf = CONF.docker
+        if os.geteuid() == 0:
+            privsep.in_process()
+        self._engine = Engine(conf.url, conf.timeout, conf.load_timeout)
+        self._network = network.Network(
+            conf.runtime_links_path, CONF.vcloud_net.fabric_namespace,
+            CONF.vcloud_net.namespace_prefix, CONF.vcloud_net.uplinks)
+        store = images.ImageStore(
+            self._engine, glance.API().download,
+            os.path.join(CONF.state_path, 'vcloud-locks'))
+        defaults = spec.Defaults(
+            conf.runtime, conf.pids_limit, conf.log_max_size_kib,
+            conf.log_max_files, conf.no_new_privileges,
+            tuple(conf.capabilities))
+        self._containers = containers.Containers(
+            self._engine, self._network, store, defaults, CONF.host)
+        self._host = docker_host.Host(
+            self._engine, CONF.host, conf.runtime, conf.runtime_links_path)
+        self._events = events.EventFeed(
+            self._engine, spec.own_labels(CONF.host), conf.stop_event_delay,
+            self._containers.follow, self._emit)
+
+    # Host
+
+    def init_host(self, host: str) -> None:
+        """Check the host and begin to listen.
+
+        :raises HostNotReady: with what the operator must change
+        """
+        self._host.wait_ready(CONF.docker.start_timeout)
+        self._events.start()
+
+    def cleanup_host(self, host: str) -> None:
+        """End our threads; containers run on."""
+        self._events.stop()
+
+    def get_available_nodes(self, refresh: bool = False) -> list[str]:
+        """Return the one node of this host."""
+        return [self._host.name]
+
+    def get_available_resource(self, nodename: str) -> dict[str, Any]:
+        """Return the host's resources, by one engine call."""
+        return self._host.resources()
+
+    def update_provider_tree(self, provider_tree: Any, nodename: str,
+                             allocations: Any = None) -> None:
+        """Set this host's Placement inventory, without an engine call."""
+        provider = provider_tree.data(nodename)
+        ratios = self._get_allocation_ratios(provider.inventory)
+        reserved = {
+            'VCPU': CONF.reserved_host_cpus,
+            'MEMORY_MB': CONF.reserved_host_memory_mb,
+            'DISK_GB': self._get_reserved_host_disk_gb_from_config(),
+        }
+        provider_tree.update_inventory(
+            nodename,
+            docker_host.inventory(self._host.facts, ratios, reserved))
+
+    def get_host_ip_addr(self) -> str:
+        """Return the address by which other hosts reach this one."""
+        return CONF.my_ip
+
+    def get_host_uptime(self) -> str:
+        """Return what ``uptime`` prints."""
+        out, _err = processutils.execute('env', 'LANG=C', 'uptime')
+        return out
+
+    # What is there
+
+    def list_instances(self) -> list[str]:
+        """Return the names of the servers of this host."""
+        return [c['Labels'][spec.LABEL_NAME]
+                for c in self._containers.list().values()]
+
+    def list_instance_uuids(self) -> list[str]:
+        """Return the UUIDs of the servers of this host."""
+        return list(self._containers.list())
+
+    def get_info(self, instance: objects.Instance,
+                 use_cache: bool = True) -> hardware.InstanceInfo:
+        """Return the server's power state, asked of the engine."""
+        with self._nova_errors(instance):
+            state = self._containers.inspect(instance.uuid)['State']
+        return hardware.InstanceInfo(
+            state=guest_state(state['Status'], instance))
+
+    def get_console_output(self, context: nova_context.RequestContext,
+                           instance: objects.Instance) -> bytes:
+        """Return the end of the console log."""
+        with self._nova_errors(instance):
+            return self._containers.console(instance.uuid)
+
+    def get_diagnostics(self, instance: objects.Instance) -> dict[str, Any]:
+        """Return counters for API microversions before 2.48."""
+        return diagnostics.flat(*self._sample(instance))
+
+    def get_instance_diagnostics(
+            self, instance: objects.Instance
+    ) -> objects.diagnostics.Diagnostics:
+        """Return counters for API microversion 2.48 and later."""
+        return diagnostics.full(*self._sample(instance),
+                                bool(instance.config_drive))
+
+    def _sample(self, instance: objects.Instance) -> tuple[Any, Any, Any]:
+        with self._nova_errors(instance):
+            container = self._containers.inspect(instance.uuid)
+            stats = self._engine.stats(container['Id'])
+            return container, stats, self._network.counters(instance.uuid)
+
+    # Build and destroy
+
+    def spawn(self, context: nova_context.RequestContext,
+              instance: objects.Instance, image_meta: objects.ImageMeta,
+              injected_files: Any, admin_password: Any, allocations: Any,
+              network_info: Any = None, block_device_info: Any = None,
+              power_on: bool = True, accel_info: Any = None) -> None:
+        """Make the server; on failure nothing of it is left."""
+        files = {}
+        if instance.key_data:
+            files[AUTHORIZED_KEYS] = instance.key_data.strip().encode() + b'\n'
+        with self._nova_errors(instance):
+            self._containers.spawn(context, instance, image_meta,
+                                   network_info or [], files, power_on)
+
+    def destroy(self, context: nova_context.RequestContext,
+                instance: objects.Instance, network_info: Any,
+                block_device_info: Any = None, destroy_disks: bool = True,
+                destroy_secrets: bool = True) -> None:
+        """Remove the container and its network.
+
+        :raises InstancePowerOffFailure: the engine does not answer, so the
+            container may still run: Nova must keep its addresses
+        """
+        try:
+            self._containers.destroy(instance.uuid)
+        except exception.EngineUnavailable as e:
+            raise nova_exception.InstancePowerOffFailure(
+                reason='the Docker engine of the host does not answer; '
+                       'delete the server again when it does') from e
+        except exception.EngineError as e:
+            raise nova_exception.InstancePowerOffFailure(reason=str(e)) from e
+
+    def cleanup(self, context: nova_context.RequestContext,
+                instance: objects.Instance, network_info: Any,
+                block_device_info: Any = None, destroy_disks: bool = True,
+                migrate_data: Any = None, destroy_vifs: bool = True,
+                destroy_secrets: bool = True) -> None:
+        """Remove what a server that is gone from here left behind."""
+        if destroy_vifs:
+            self._network.destroy(instance.uuid)
+
+    # Power
+
+    def power_off(self, instance: objects.Instance, timeout: int = 0,
+                  retry_interval: int = 0) -> None:
+        """Stop the server.
+
+        :param timeout: seconds until SIGKILL; 0 kills at once
+        """
+        with self._nova_errors(instance):
+            self._containers.stop(instance.uuid, timeout)
+
+    def power_on(self, context: nova_context.RequestContext,
+                 instance: objects.Instance, network_info: Any,
+                 block_device_info: Any = None, accel_info: Any = None,
+                 share_info: Any = None) -> None:
+        """Start the server."""
+        with self._nova_errors(instance):
+            self._containers.start(instance.uuid, network_info)
+
+    def reboot(self, context: nova_context.RequestContext,
+               instance: objects.Instance, network_info: Any,
+               reboot_type: str, block_device_info: Any = None,
+               bad_volumes_callback: Any = None, accel_info: Any = None,
+               share_info: Any = None) -> None:
+        """Restart the server; HARD kills and works on a stopped one too."""
+        timeout = SOFT_REBOOT_TIMEOUT if reboot_type == 'SOFT' else 0
+        with self._nova_errors(instance):
+            self._containers.reboot(instance.uuid, network_info, timeout)
+
+    def pause(self, instance: objects.Instance) -> None:
+        """Freeze the server."""
+        with self._nova_errors(instance):
+            self._containers.pause(instance.uuid)
+
+    def unpause(self, instance: objects.Instance) -> None:
+        """Thaw the server."""
+        with self._nova_errors(instance):
+            self._containers.unpause(instance.uuid)
+
+    def suspend(self, context: nova_context.RequestContext,
+                instance: objects.Instance) -> None:
+        """Freeze the server; its memory is kept while the host is up."""
+        with self._nova_errors(instance):
+            self._containers.pause(instance.uuid)
+
+    def resume(self, context: nova_context.RequestContext,
+               instance: objects.Instance, network_info: Any,
+               block_device_info: Any = None, share_info: Any = None) -> None:
+        """Thaw the server, or start it when its host was rebooted."""
+        with self._nova_errors(instance):
+            self._containers.resume(instance.uuid, network_info)
+
+    def resume_state_on_host_boot(
+            self, context: nova_context.RequestContext,
+            instance: objects.Instance, network_info: Any, share_info: Any,
+            block_device_info: Any = None) -> None:
+        """Start a server that ran before the host was rebooted."""
+        with self._nova_errors(instance):
+            self._containers.resume(instance.uuid, network_info)
+
+    # Network
+
+    def plug_vifs(self, instance: objects.Instance,
+                  network_info: Any) -> None:
+        """Bring the server's NICs to what Neutron says."""
+        with self._nova_errors(instance):
+            self._containers.plug(instance.uuid, network_info)
+
+    def unplug_vifs(self, instance: objects.Instance,
+                    network_info: Any) -> None:
+        """Remove the server's NICs."""
+        with self._nova_errors(instance):
+            self._containers.unplug(instance.uuid, network_info)
+
+    # Within
+
+    def _emit(self, uuid: str, transition: int) -> None:
+        self.emit_event(virtevent.LifecycleEvent(uuid, transition))
+
+    @contextlib.contextmanager
+    def _nova_errors(self, instance: objects.Instance) -> Iterator[None]:
+        with containers.nova_errors(instance, self._host.name):
+            yield

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the host is and has: checks at start, inventory, resources."""
+
+import dataclasses
+import json
+import os
+import re
+import time
+from typing import Any
+
+from nova.objects import fields
+from oslo_log import log
+from oslo_utils import units
+from oslo_utils import versionutils
+
+from nova_vcloud import exception
+from nova_vcloud.engine import Engine
+
+LOG = log.getLogger(__name__)
+
+MIN_ENGINE = (20, 10)
+# Drivers whose layers the engine keeps apart per container; vfs copies the
+# whole image for each server and devicemapper is gone from the engine.
+STORAGE_DRIVERS = ('overlay2', 'btrfs', 'zfs', 'fuse-overlayfs')
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """One reading of the host."""
+
+    vcpus: int
+    memory_mb: int
+    memory_used_mb: int
+    disk_gb: int
+    disk_used_gb: int
+    engine_version: tuple[int, ...]
+    architecture: str
+    containers: int
+
+
+class Host:
+    """The host as Nova sees it.
+
+    :param name: host name of nova-compute, also the node's name
+    :param runtime: name of our runtime in the engine
+    :param links_path: directory our runtime must have been given
+    """
+
+    def __init__(self, engine: Engine, name: str, runtime: str,
+                 links_path: str) -> None:
+        self._engine = engine
+        self.name = name
+        self._runtime = runtime
+        self._links_path = links_path
+        self._facts: Facts | None = None
+
+    def wait_ready(self, timeout: int) -> None:
+        """Wait for the engine, then check that it is set up for us.
+
+        :param timeout: seconds
+        :raises HostNotReady: with what to change
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                info = self._engine.info()
+                break
+            except exception.EngineUnavailable as e:
+                if time.monotonic() >= deadline:
+                    raise exception.HostNotReady(
+                        f'No Docker engine answers at {self._engine.url} '
+                        f'({e}). Start it, or set [docker] url.') from e
+                time.sleep(0.5)
+        problems = check(info, self._runtime, self._links_path)
+        if problems:
+            raise exception.HostNotReady(
+                f'The Docker engine at {self._engine.url} is not set up for '
+                'servers: ' + ' '.join(problems))
+        LOG.info('Docker engine %(version)s, storage driver %(storage)s, '
+                 'cgroup v%(cgroup)s (%(driver)s)',
+                 {'version': info['ServerVersion'], 'storage': info['Driver'],
+                  'cgroup': info.get('CgroupVersion', '1'),
+                  'driver': info.get('CgroupDriver')})
+
+    def refresh(self) -> Facts:
+        """Read the host anew; one engine call, however many servers."""
+        self._facts = read_facts(self._engine.info())
+        return self._facts
+
+    @property
+    def facts(self) -> Facts:
+        """The last reading; made now if there was none."""
+        return self._facts or self.refresh()
+
+    def resources(self) -> dict[str, Any]:
+        """Return what ``ComputeDriver.get_available_resource`` returns."""
+        facts = self.refresh()
+        return {
+            'vcpus': facts.vcpus,
+            'vcpus_used': 0,
+            'memory_mb': facts.memory_mb,
+            'memory_mb_used': facts.memory_used_mb,
+            'local_gb': facts.disk_gb,
+            'local_gb_used': facts.disk_used_gb,
+            'disk_available_least': facts.disk_gb - facts.disk_used_gb,
+            'cpu_info': json.dumps({'arch': facts.architecture}),
+            'numa_topology': None,
+            'hypervisor_type': fields.HVType.DOCKER,
+            'hypervisor_version': versionutils.convert_version_to_int(
+                '.'.join(map(str, facts.engine_version))),
+            'hypervisor_hostname': self.name,
+            'supported_instances': [
+                (facts.architecture, fields.HVType.DOCKER,
+                 fields.VMMode.EXE)],
+        }
+
+
+def version_of(info: dict[str, Any]) -> tuple[int, ...]:
+    """Return the engine's version as three numbers."""
+    numbers = re.findall(r'\d+', info['ServerVersion'])[:3]
+    return tuple(int(n) for n in numbers)
+
+
+def check(info: dict[str, Any], runtime: str, links_path: str) -> list[str]:
+    """Return what must be changed before servers can run, if anything.
+
+    :param info: ``GET /info`` of the engine
+    """
+    problems = []
+    if version_of(info) < MIN_ENGINE:
+        problems.append(
+            f'Version {info["ServerVersion"]} is too old; install '
+            f'{".".join(map(str, MIN_ENGINE))} or newer.')
+    if info['Driver'] not in STORAGE_DRIVERS:
+        problems.append(
+            f'Storage driver {info["Driver"]} is not supported; set '
+            f'"storage-driver" in daemon.json to one of '
+            f'{", ".join(STORAGE_DRIVERS)}.')
+    if not info.get('LiveRestoreEnabled'):
+        problems.append(
+            'Servers would stop with the engine; add "live-restore": true '
+            'to daemon.json.')
+    problems += _check_runtime(info, runtime, links_path)
+    return problems
+
+
+def _check_runtime(info: dict[str, Any], runtime: str,
+                   links_path: str) -> list[str]:
+    known = (info.get('Runtimes') or {}).get(runtime)
+    wanted = json.dumps({'runtimes': {runtime: {
+        'path': 'nova-vcloud-runtime',
+        'runtimeArgs': ['--links', links_path]}}})
+    if known is None:
+        return [f'Runtime {runtime} is not registered; add to daemon.json: '
+                f'{wanted} and restart the engine.']
+    args = known.get('runtimeArgs') or []
+    if '--links' in args[:-1]:
+        given = args[args.index('--links') + 1]
+        if os.path.normpath(given) != os.path.normpath(links_path):
+            return [f'Runtime {runtime} reads {given} but [docker] '
+                    f'runtime_links_path is {links_path}; make them equal: '
+                    f'{wanted}.']
+    return []
+
+
+def read_facts(info: dict[str, Any]) -> Facts:
+    """Combine the engine's description with what the kernel says."""
+    disk = os.statvfs(info['DockerRootDir'])
+    total = disk.f_blocks * disk.f_frsize
+    used = total - disk.f_bavail * disk.f_frsize
+    memory = _meminfo()
+    return Facts(
+        vcpus=info['NCPU'],
+        memory_mb=info['MemTotal'] // units.Mi,
+        memory_used_mb=(memory['MemTotal'] - memory['MemAvailable'])
+        // units.Ki,
+        disk_gb=total // units.Gi,
+        disk_used_gb=used // units.Gi,
+        engine_version=version_of(info),
+        architecture=fields.Architecture.canonicalize(info['Architecture']),
+        containers=info['Containers'])
+
+
+def _meminfo() -> dict[str, int]:
+    """Return /proc/meminfo in KiB."""
+    with open('/proc/meminfo') as f:
+        rows = (line.split() for line in f)
+        return {row[0].rstrip(':'): int(row[1]) for row in rows}
+
+
+def inventory(facts: Facts, ratios: dict[str, float],
+              reserved: dict[str, int]) -> dict[str, dict[str, Any]]:
+    """Return the Placement inventory of this host.
+
+    :param ratios: allocation ratio by resource class
+    :param reserved: kept from servers, by resource class, in its own unit
+    """
+    totals = {'VCPU': facts.vcpus, 'MEMORY_MB': facts.memory_mb,
+              'DISK_GB': facts.disk_gb}
+    return {
+        resource_class: {
+            'total': total,
+            'reserved': min(reserved[resource_class], total),
+            'min_unit': 1,
+            'max_unit': total,
+            'step_size': 1,
+            'allocation_ratio': ratios[resource_class],
+        }
+        for resource_class, total in totals.items() if total}
