@@ -55,7 +55,7 @@ def _engine_call(method: _F) -> _F:
     """Map the errors of ``method`` and count it."""
 
     @functools.wraps(method)
-    def call(self, *args, **kwargs):
+    def call(self: 'Engine', *args: Any, **kwargs: Any) -> Any:
         self.count()
         with _mapped():
             return method(self, *args, **kwargs)

@@ -12,6 +12,7 @@ import importlib.abc
 import importlib.machinery
 import sys
 from types import ModuleType
+from typing import Any
 
 from os_vif import objects
 from os_vif import plugin
@@ -21,22 +22,23 @@ TARGET = 'nova_vcloud.virt_docker.driver'
 
 
 class _AliasFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Give ``ALIAS`` the very module object of ``TARGET``."""
+    """Give ``ALIAS`` the driver class of ``TARGET``."""
 
-    def find_spec(self, fullname, path=None, target=None):
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None
+                  ) -> importlib.machinery.ModuleSpec | None:
         if fullname != ALIAS:
             return None
         return importlib.machinery.ModuleSpec(fullname, self)
 
-    def create_module(self, spec) -> ModuleType:
-        # A second object under another name would be a second DockerDriver
-        # class; the spec of TARGET must survive the import machinery, which
-        # writes ALIAS's spec over it, hence a module of its own.
+    def create_module(self, spec: importlib.machinery.ModuleSpec
+                      ) -> ModuleType:
+        # A module of its own: the import machinery writes this finder's spec
+        # into it, which TARGET's module must not lose.
         return ModuleType(spec.name, __doc__)
 
     def exec_module(self, module: ModuleType) -> None:
         driver = importlib.import_module(TARGET)
-        module.DockerDriver = driver.DockerDriver
+        vars(module)['DockerDriver'] = driver.DockerDriver
 
 
 def register() -> None:
@@ -48,7 +50,7 @@ def register() -> None:
 class DoorPlugin(plugin.PluginBase):
     """An os-vif plug-in that only registers the driver's name."""
 
-    def __init__(self, config) -> None:
+    def __init__(self, config: Any) -> None:
         super().__init__(config)
         register()
 
@@ -57,10 +59,10 @@ class DoorPlugin(plugin.PluginBase):
         return objects.host_info.HostPluginInfo(
             plugin_name='vcloud', vif_info=[])
 
-    def plug(self, vif, instance_info) -> None:
+    def plug(self, vif: Any, instance_info: Any) -> None:
         """Refuse; the driver plugs its own VIFs."""
         raise NotImplementedError(ALIAS)
 
-    def unplug(self, vif, instance_info) -> None:
+    def unplug(self, vif: Any, instance_info: Any) -> None:
         """Refuse; the driver unplugs its own VIFs."""
         raise NotImplementedError(ALIAS)

@@ -151,15 +151,15 @@ def _check_runtime(info: dict[str, Any], runtime: str,
         'path': 'nova-vcloud-runtime',
         'runtimeArgs': ['--links', links_path]}}})
     if known is None:
-        return [f'Runtime {runtime} is not registered; add to daemon.json: '
-                f'{wanted} and restart the engine.']
+        return [(f'Runtime {runtime} is not registered; add to daemon.json: '
+                 f'{wanted} and restart the engine.')]
     args = known.get('runtimeArgs') or []
     if '--links' in args[:-1]:
         given = args[args.index('--links') + 1]
         if os.path.normpath(given) != os.path.normpath(links_path):
-            return [f'Runtime {runtime} reads {given} but [docker] '
-                    f'runtime_links_path is {links_path}; make them equal: '
-                    f'{wanted}.']
+            return [(f'Runtime {runtime} reads {given} but [docker] '
+                     f'runtime_links_path is {links_path}; make them equal: '
+                     f'{wanted}.')]
     return []
 
 

@@ -55,7 +55,7 @@ def test_an_engine_that_never_answers_stops_the_start(tmp_path):
     socket = tmp_path / 'docker.sock'
     quiet = host.Host(Engine(f'unix://{socket}'), 'compute1', 'nova-vcloud',
                       LINKS)
-    with pytest.raises(exception.HostNotReady, match='docker.sock.*url'):
+    with pytest.raises(exception.HostNotReady, match=r'docker\.sock.*url'):
         quiet.wait_ready(0)
 
 
