@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The mini cloud, brought up once, and searched for leaks after each test."""
+
+from collections.abc import Iterator
+import dataclasses
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / 'devstack'), str(ROOT / 'tests/fixtures')]
+
+import desk as desk_module  # noqa: E402 - found by the line above
+
+from mini import settings  # noqa: E402
+from mini import supervision  # noqa: E402
+
+
+@pytest.fixture(scope='session')
+def desk() -> Iterator[desk_module.Desk]:
+    """The desk of a cloud that is up; one that was up before stays so."""
+    cloud = settings.load()
+    found = supervision.Supervision(cloud).is_running()
+    minicloud = [str(ROOT / 'devstack/minicloud')]
+    subprocess.run([*minicloud, 'up', '--no-install'], check=True)
+    yield desk_module.Desk(settings.load())
+    if not found or os.environ.get('CI'):
+        subprocess.run([*minicloud, 'down'], check=True)
+
+
+@pytest.fixture(autouse=True)
+def no_leaks(desk: desk_module.Desk) -> Iterator[None]:
+    """Fail the test that leaves anything of a server behind."""
+    before = desk.place()
+    known = {s.id for s in desk.compute.servers(all_projects=True)}
+    yield
+    desk.delete(*(s for s in desk.compute.servers(all_projects=True)
+                  if s.id not in known))
+    leaked: dict[str, set[str]] = {}
+
+    def clean() -> bool:
+        after = desk.place()
+        leaked.clear()
+        for field in dataclasses.fields(before):
+            more = getattr(after, field.name) - getattr(before, field.name)
+            if more:
+                leaked[field.name] = set(more)
+        return not leaked
+
+    try:
+        desk_module.until(clean, 10, 'everything as before')
+    except AssertionError:
+        pytest.fail(f'left behind: {leaked}')

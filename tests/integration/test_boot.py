@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a tenant gets who asks for a server."""
+
+import json
+
+from desk import Desk
+from desk import until
+import pytest
+
+
+def test_debian_by_ssh_at_the_address_asked_for(desk: Desk):
+    server = desk.boot('web-1', image='debian-12', flavor='c1.small',
+                       ip='10.77.0.50', key_name='operator')
+    until(lambda: desk.lan('nc', '-z', '-w1', '10.77.0.50', '22'
+                           ).returncode == 0, 20, 'sshd answers')
+    assert desk.ssh(server, 'hostname').strip() == 'web-1'
+    assert '10.77.0.50/24' in desk.ssh(server, 'ip -4 addr show eth0')
+    assert 'default via 10.77.0.1' in desk.ssh(server, 'ip route')
+    assert 'nameserver 10.77.0.1' in desk.ssh(server, 'cat /etc/resolv.conf')
+    assert '10.77.0.50\tweb-1' in desk.ssh(server, 'cat /etc/hosts')
+
+
+def test_limits_are_the_flavors(desk: Desk):
+    server = desk.boot('limits', flavor='c1.tiny')
+    cgroup = '/sys/fs/cgroup'
+    memory = f'{cgroup}/memory/memory'
+    for file in ('limit_in_bytes', 'memsw.limit_in_bytes'):
+        assert int(desk.inside(server, f'cat {memory}.{file}')) == 64 << 20
+    assert int(desk.inside(server, f'cat {cgroup}/cpu/cpu.shares')) == 1024
+    assert int(desk.inside(server, f'cat {cgroup}/pids/pids.max')) == 4096
+
+
+def test_privileges_are_the_documented_ones(desk: Desk):
+    server = desk.boot('caps')
+    status = dict(
+        line.split(':\t', 1) for line in
+        desk.inside(server, 'cat /proc/1/status').splitlines()
+        if ':\t' in line)
+    assert int(status['CapBnd'], 16) == 0xa80425fb  # docker's default list
+    assert status['NoNewPrivs'].strip() == '1'
+    assert status['Seccomp'].strip() == '2'
+    assert 'docker.sock' not in desk.inside(server, 'cat /proc/mounts')
+
+
+def test_labels_tell_whose_container_it_is(desk: Desk):
+    server = desk.boot('labelled')
+    labels = desk.container(server)['Config']['Labels']
+    prefix = 'org.openstack.nova.'
+    assert labels[prefix + 'uuid'] == server.id
+    assert labels[prefix + 'display_name'] == 'labelled'
+    assert labels[prefix + 'project_id'] == server.project_id
+    assert labels[prefix + 'flavor'] == 'c1.tiny'
+
+
+def test_several_nics(desk: Desk):
+    network = desk.api.network
+    port = network.create_port(
+        network_id=desk.network_id,
+        fixed_ips=[{'ip_address': '10.77.0.61'},
+                   {'ip_address': 'fd00:77::61'}])
+    try:
+        server = desk.boot('two', networks=[
+            {'uuid': desk.network_id, 'fixed_ip': '10.77.0.60'},
+            {'port': port.id}])
+        shown = json.loads(desk.lan(
+            'ip', '-j', '-n', desk.host_of(server).server_prefix + server.id,
+            'addr').stdout)
+        found = {link['ifname']: {a['local'] for a in link['addr_info']}
+                 for link in shown if link['ifname'].startswith('eth')}
+        assert set(found) == {'eth0', 'eth1'}
+        assert '10.77.0.60' in found['eth0']
+        assert {'10.77.0.61', 'fd00:77::61'} <= found['eth1']
+        desk.answers(server)
+        desk.delete(server)
+    finally:
+        network.delete_port(port.id)
+
+
+def test_console_log(desk: Desk):
+    server = desk.boot('console')
+    log = desk.compute.get_server_console_output(server.id)['output']
+    assert 'console' in log  # the image prints its host name
+    desk.inside(server, 'i=0; while [ $i -lt 3000 ]; do '
+                'echo "line $i, padded to be some eighty columns wide '
+                'for the sake of size" > /dev/console; i=$((i+1)); done')
+    log = until(lambda: (lambda text: text if 'line 2999' in text else '')(
+        desk.compute.get_server_console_output(server.id)['output']),
+        10, 'the last line')
+    assert len(log) <= 100 * 1024
+    tail = desk.compute.get_server_console_output(server.id, length=2)
+    assert len(tail['output'].splitlines()) == 2
+
+
+@pytest.mark.parametrize('microversion', ['2.47', '2.48'])
+def test_diagnostics(desk: Desk, microversion):
+    server = desk.boot('diagnosed')
+    desk.answers(server)
+    found = desk.compute.get(
+        f'/servers/{server.id}/diagnostics', microversion=microversion)
+    assert found.status_code == 200, found.text
+    body = found.json()
+    if microversion == '2.47':
+        assert body['memory'] == 64 << 10
+        assert body['memory-actual'] > 0
+        assert body['cpu0_time'] > 0
+        assert any(k.startswith('tap') and v > 0 for k, v in body.items())
+    else:
+        assert body['state'] == 'running'
+        assert body['hypervisor'] == 'docker'
+        assert body['memory_details']['maximum'] == 64
+        nic = body['nic_details'][0]
+        assert nic['mac_address'] == desk.nic(server)[0]
+        assert nic['rx_packets'] > 0
+        assert nic['tx_packets'] > 0
+
+
+def test_host_is_known_to_its_operator(desk: Desk):
+    for hypervisor in desk.compute.hypervisors(details=True):
+        if not hypervisor.name.startswith('compute'):
+            continue
+        uptime = desk.compute.get_hypervisor_uptime(hypervisor).uptime
+        assert 'load average' in uptime
+        full = desk.compute.get_hypervisor(hypervisor)
+        assert full.hypervisor_type == 'docker'
+        assert full.hypervisor_version >= 20010000
+
+
+def test_twenty_at_once_on_two_hosts(desk: Desk):
+    servers = [desk.request(f'many-{n}') for n in range(20)]
+    for server in servers:
+        desk.wait(server, 'ACTIVE', 180)
+    assert {desk.host_of(s).name for s in servers} == {
+        h.name for h in desk.cloud.hosts}
+    for server in servers:
+        desk.answers(server)
+    desk.delete(*servers, seconds=120)
+

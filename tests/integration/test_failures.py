@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What goes wrong is told to the tenant and leaves nothing behind."""
+
+import io
+import pathlib
+import subprocess
+import tarfile
+
+from desk import Desk
+from desk import until
+from openstack import exceptions
+import pytest
+
+STEPS = ('image', 'namespace', 'create', 'join', 'inject', 'start', 'end')
+
+
+def ready_again(desk: Desk, host, mark, pid) -> None:
+    service = f'nova-compute-{host.name}'
+    desk.wait_restarted(service, pid)
+    until(lambda: desk.compute_ready(host, mark), 90, f'{service} ready')
+
+
+@pytest.mark.parametrize('step', STEPS)
+def test_nova_compute_killed_at_each_step_of_spawn(desk: Desk, step):
+    host = desk.cloud.hosts[0]
+    service = f'nova-compute-{host.name}'
+    before = desk.place()
+    mark, pid = desk.log_mark(host), desk.pid(service)
+    (host.folder / 'crash-at').write_text(step)
+    server = desk.request(f'killed-at-{step}', host=host.name)
+    until(lambda: desk.pid(service) != pid, 60, f'{service} died at {step}')
+    ready_again(desk, host, mark, pid)
+    status = desk.wait(server, 'ERROR').status
+    assert status == 'ERROR'  # Nova's word for a build cut short
+    desk.delete(server)
+    assert desk.place() == before
+    # The same host builds the next server: no lock was left.
+    desk.delete(desk.boot('after', host=host.name))
+
+
+def test_delete_with_the_engine_down(desk: Desk):
+    host = desk.cloud.hosts[0]
+    server = desk.boot('engine-down', host=host.name)
+    address = desk.addresses(server)[4]
+    with desk.stopped(f'dockerd-{host.name}'):
+        assert desk.pings(address)  # it runs on, so it keeps its address
+        desk.compute.delete_server(server.id)
+        shown = desk.wait(server, 'ERROR')
+        assert 'engine' in shown.fault['message']
+        assert list(desk.api.network.ports(device_id=server.id))
+    until(lambda: desk.engine_ready(host), 60, 'engine answers')
+    desk.delete(server)
+
+
+def test_delete_without_its_network(desk: Desk):
+    server = desk.boot('network-gone')
+    host = desk.host_of(server)
+    subprocess.run(['ip', 'netns', 'delete', host.server_prefix + server.id],
+                   check=True)
+    port = next(iter(desk.api.network.ports(device_id=server.id)))
+    subprocess.run(['ip', '-n', host.netns, 'link', 'delete',
+                    f'tap{port.id[:11]}'], check=False)
+    desk.delete(server)
+
+
+def test_delete_of_a_container_removed_behind_novas_back(desk: Desk):
+    server = desk.boot('removed')
+    desk.engine(desk.host_of(server)).remove_container(
+        f'nova-{server.id}', force=True)
+    desk.delete(server)
+
+
+def test_other_containers_are_not_ours(desk: Desk):
+    host = desk.cloud.hosts[0]
+    server = desk.boot('neighbour', host=host.name)
+    engine = desk.engine(host)
+    image = desk.container(server)['Image']
+    stranger = engine.create_container(image, name='stranger',
+                                       network_disabled=True)
+    try:
+        engine.start(stranger)
+        mark = desk.log_mark(host)
+        pid = desk.kill(f'nova-compute-{host.name}')
+        ready_again(desk, host, mark, pid)
+        desk.delete(server)
+        state = engine.inspect_container(stranger)['State']
+        assert state['Running']
+    finally:
+        engine.remove_container(stranger, force=True)
+
+
+# Bad input
+
+
+def glance(desk: Desk, name: str, data: bytes, **properties):
+    wanted = {'container_format': 'docker', 'disk_format': 'raw',
+              'hypervisor_type': 'docker', **properties}
+    return desk.api.image.create_image(
+        name=name, data=data, allow_duplicates=True, **wanted)
+
+
+@pytest.fixture
+def fault(desk: Desk):
+    """Boot what cannot boot and return the fault a tenant sees."""
+    images = []
+
+    def boot(name: str, data: bytes, **properties) -> str:
+        image = glance(desk, name, data, **properties)
+        images.append(image)
+        server = desk.request(name, image=image.id)
+        shown = desk.wait(server, 'ERROR')
+        return str(shown.fault['message'])
+
+    yield boot
+    for image in images:
+        desk.api.image.delete_image(image.id)
+
+
+def rootfs(*members: str) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode='w') as tar:
+        for name in members:
+            tar.addfile(tarfile.TarInfo(name))
+    return out.getvalue()
+
+
+def test_unknown_image(desk: Desk):
+    with pytest.raises(exceptions.BadRequestException, match='image'):
+        desk.compute.create_server(
+            name='no-image', flavor_id=desk.compute.find_flavor('c1.tiny').id,
+            image_id='11111111-2222-3333-4444-555555555555',
+            networks=[{'uuid': desk.network_id}])
+
+
+def test_image_that_is_no_archive(fault):
+    message = fault('noise', b'QFI\xfb' + b'\0' * 100_000)
+    assert 'unacceptable' in message
+    assert 'tar' in message
+
+
+def test_image_that_is_cut_short(desk: Desk, fault):
+    whole = pathlib.Path(desk.cloud.images / 'tiny.tar').read_bytes()
+    message = fault('cut', whole[:len(whole) // 2])
+    assert 'unacceptable' in message
+
+
+def test_image_of_another_format(desk: Desk, fault):
+    message = fault('qcow', b'\0' * 1000, container_format='bare')
+    assert 'container_format' in message
+
+
+def test_image_that_wants_more_disk_than_the_flavor_has(desk: Desk):
+    image = glance(desk, 'big', rootfs('bin/sh'), min_disk=500)
+    try:
+        with pytest.raises(exceptions.BadRequestException, match=r'[Dd]isk'):
+            desk.request('too-big', image=image.id)
+    finally:
+        desk.api.image.delete_image(image.id)
+
+
+def test_address_in_use(desk: Desk):
+    first = desk.boot('first', ip='10.77.0.70')
+    with pytest.raises(exceptions.HttpException) as raised:
+        desk.wait(desk.request('second', ip='10.77.0.70'), 'ACTIVE')
+    assert raised.value.status_code in (400, 409)
+    assert '10.77.0.70' in str(raised.value)
+    desk.answers(first)
+
+
+def test_network_that_no_host_has(desk: Desk):
+    network = desk.api.network
+    nowhere = network.create_network(name='nowhere',
+                                     provider_network_type='local')
+    try:
+        network.create_subnet(network_id=nowhere.id, ip_version=4,
+                              cidr='10.99.0.0/24', is_dhcp_enabled=False)
+        server = desk.request('nowhere',
+                              networks=[{'uuid': nowhere.id}])
+        shown = desk.wait(server, 'ERROR')
+        assert shown.fault['message']
+        desk.delete(server)
+    finally:
+        network.delete_network(nowhere.id)
