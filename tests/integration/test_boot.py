@@ -83,9 +83,12 @@ def test_console_log(desk: Desk):
     desk.inside(server, 'i=0; while [ $i -lt 3000 ]; do '
                 'echo "line $i, padded to be some eighty columns wide '
                 'for the sake of size" > /dev/console; i=$((i+1)); done')
-    log = until(lambda: (lambda text: text if 'line 2999' in text else '')(
-        desk.compute.get_server_console_output(server.id)['output']),
-        10, 'the last line')
+
+    def complete() -> str | None:
+        text = desk.compute.get_server_console_output(server.id)['output']
+        return text if 'line 2999' in text else None
+
+    log = until(complete, 10, 'the last line')
     assert len(log) <= 100 * 1024
     tail = desk.compute.get_server_console_output(server.id, length=2)
     assert len(tail['output'].splitlines()) == 2
