@@ -14,8 +14,8 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from os_vif import objects
 from os_vif import plugin
+from os_vif.objects import host_info
 
 ALIAS = 'nova.virt.virt_docker'
 TARGET = 'nova_vcloud.virt_docker.driver'
@@ -54,9 +54,9 @@ class DoorPlugin(plugin.PluginBase):
         super().__init__(config)
         register()
 
-    def describe(self) -> objects.host_info.HostPluginInfo:
+    def describe(self) -> host_info.HostPluginInfo:
         """Return no VIF type at all: os-vif never calls us to plug."""
-        return objects.host_info.HostPluginInfo(
+        return host_info.HostPluginInfo(
             plugin_name='vcloud', vif_info=[])
 
     def plug(self, vif: Any, instance_info: Any) -> None:
