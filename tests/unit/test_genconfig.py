@@ -16,6 +16,13 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 ETC = ROOT / 'etc' / 'nova-vcloud'
 
 
+def read(example):
+    """Parse a file; [DEFAULT] is a section like any other, as in Nova."""
+    parser = configparser.ConfigParser(default_section='nothing')
+    parser.read(ETC / example)
+    return parser
+
+
 @pytest.fixture
 def conf():
     """A configuration object of its own with every option of ours."""
@@ -35,8 +42,9 @@ def test_sample_is_what_the_generator_writes(tmp_path):
     """When this fails: make genconfig, and commit the result."""
     sample = tmp_path / 'sample'
     subprocess.run(
-        [sys.executable, '-m', 'oslo_config.generator', '--config-file',
-         ETC / 'config-generator.conf', '--output-file', sample],
+        [pathlib.Path(sys.executable).with_name('oslo-config-generator'),
+         '--config-file', ETC / 'config-generator.conf',
+         '--output-file', sample],
         cwd=ROOT, check=True, timeout=60)
     assert (ETC / 'nova-vcloud.conf.sample').read_text() == sample.read_text()
 
@@ -57,8 +65,7 @@ def test_groups_are_ours_alone():
 @pytest.mark.parametrize(
     'example', sorted(ETC.glob('*.conf.example')), ids=lambda path: path.name)
 def test_example_sets_options_that_exist_to_valid_values(example, conf):
-    parser = configparser.ConfigParser()
-    parser.read(example)
+    parser = read(example)
     groups = our_groups()
     ours = [(group, option) for group in parser.sections()
             for option in parser.options(group) if group in groups]
@@ -71,8 +78,7 @@ def test_example_sets_options_that_exist_to_valid_values(example, conf):
 
 def test_daemon_json_and_nova_conf_name_the_same_things():
     daemon = json.loads((ETC / 'daemon.json.example').read_text())
-    nova = configparser.ConfigParser()
-    nova.read(ETC / 'nova-compute.conf.example')
+    nova = read('nova-compute.conf.example')
     runtime = daemon['runtimes'][nova['docker']['runtime']]
     assert runtime['runtimeArgs'] == [
         '--links', nova['docker']['runtime_links_path']]
@@ -80,8 +86,7 @@ def test_daemon_json_and_nova_conf_name_the_same_things():
 
 def test_examples_show_the_defaults(conf):
     """An operator who copies an example changes nothing by it."""
-    nova = configparser.ConfigParser()
-    nova.read(ETC / 'nova-compute.conf.example')
+    nova = read('nova-compute.conf.example')
     conf([], project='test')
     assert {name: conf.docker[name] for name in nova['docker']} == dict(
         nova['docker'])
