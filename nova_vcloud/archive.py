@@ -166,14 +166,15 @@ def _gunzip(chunks: Iterable[bytes]) -> Iterator[bytes]:
     stream = zlib.decompressobj(zlib.MAX_WBITS | 16)
     try:
         for chunk in chunks:
-            while chunk:
+            left = chunk
+            while left:
                 if stream.eof:
-                    chunk = chunk.lstrip(b'\0')  # tape padding
-                    if not chunk:
-                        break
-                    stream = zlib.decompressobj(zlib.MAX_WBITS | 16)
-                yield stream.decompress(chunk, _CHUNK)
-                chunk = stream.unused_data or stream.unconsumed_tail
+                    left = left.lstrip(b'\0')  # tape padding
+                    stream = stream if not left else zlib.decompressobj(
+                        zlib.MAX_WBITS | 16)
+                    continue
+                yield stream.decompress(left, _CHUNK)
+                left = stream.unused_data or stream.unconsumed_tail
         while not stream.eof:
             last = stream.decompress(b'', _CHUNK)
             if not last:
@@ -345,7 +346,7 @@ def _plain(name: str) -> bool:
 
 
 def _outside(path: str) -> bool:
-    return path.startswith('/') or path == '..' or path.startswith('../')
+    return path == '..' or path.startswith(('/', '../'))
 
 
 def _safe_name(info: tarfile.TarInfo) -> str:
