@@ -5,6 +5,8 @@ A Glance image has ``container_format=docker`` and ``disk_format=raw`` and is
 either what ``docker save`` wrote or a root filesystem (``docker export``).
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator

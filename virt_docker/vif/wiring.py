@@ -130,8 +130,8 @@ def _plug_taps(ipr: IPRoute, server: str, netns: str,
                nics: list[dict[str, Any]], up: bool,
                made: list[str]) -> None:
     for nic in nics:
-        if taps.ensure(ipr, server, netns, nic, up):
-            made.append(nic['tap'])
+        new = taps.ensure(ipr, server, netns, nic, up)
+        made += [nic['tap']] if new else []
 
 
 def _remake(ipr: IPRoute, server: str, netns: str,
