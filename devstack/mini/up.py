@@ -1,0 +1,307 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`minicloud up`: the order in which a cloud comes to life."""
+
+from collections.abc import Callable
+import os
+
+from mini import config
+from mini import database
+from mini import errors
+from mini import identity
+from mini import install
+from mini import network
+from mini import ports
+from mini import processes
+from mini import readiness
+from mini import seed
+from mini import services
+from mini import settings
+from mini import steps
+from mini import supervision
+
+Work = Callable[[], str | None]
+
+
+def preflight(cloud: settings.Cloud, control: supervision.Supervision) -> str:
+    """Check what the cloud needs and end what an earlier run left.
+
+    :raises MinicloudError: naming what is missing.
+    """
+    if os.geteuid() != 0:
+        raise errors.MinicloudError(
+            'the mini cloud makes namespaces and containers: it needs root',
+            advice='run it as root',
+        )
+    install.require_programs()
+    orphans = list(processes.members(cloud.home))
+    if control.is_running():
+        # Half-run work of an `up` that was killed; services are supervised.
+        orphans = [p for p in orphans if p.service == 'step']
+    orphans = [p for p in orphans if not p.is_shim]
+    processes.end(orphans)
+    own = {p.pid for p in processes.members(cloud.home)}
+    wanted = {name: cloud.port(name) for name in settings.PORT_OFFSETS}
+    ports.require_free(wanted, own)
+    return f'ended {len(orphans)} leftover processes' if orphans else ''
+
+
+class Ascent:
+    """The steps of `up`, for one cloud."""
+
+    def __init__(
+        self, cloud: settings.Cloud, control: supervision.Supervision
+    ) -> None:
+        self._cloud = cloud
+        self._control = control
+        self._secret = config.load_secrets(cloud)
+        catalog = services.catalog(cloud, self._secret)
+        self._services = {service.name: service for service in catalog}
+        self._project = install.project_hash(settings.SOURCE)
+
+    def declare(self) -> str | None:
+        """Start supervisord and tell it the catalog."""
+        remark = self._control.ensure()
+        self._control.declare(self._services.values())
+        return remark
+
+    def service(self, *names: str) -> Work:
+        """Return the work of starting services until they are ready."""
+
+        def work() -> str | None:
+            remarks = {
+                self._control.start(self._services[name], self._project)
+                for name in names
+            }
+            for name in names:
+                readiness.await_service(self._cloud, self._control, name)
+            return ' '.join(sorted(remarks - {''})) or None
+
+        return work
+
+    def mariadb(self) -> str | None:
+        """Make MariaDB's data folder and start MariaDB."""
+        database.initialize(self._cloud)
+        return self.service('mariadb')()
+
+    def rabbitmq(self) -> str | None:
+        """Start Erlang's port mapper, then the broker."""
+        self.service('epmd')()
+        return self.service('rabbitmq')()
+
+    def neutron_api(self) -> str | None:
+        """Start Neutron's API and let it load its policies."""
+        remark = self.service('neutron-api')()
+        seed.warm_network_api(self._cloud)
+        return remark
+
+    def engine(self, host: settings.Host) -> Work:
+        """Return the work of starting the dockerd of a host."""
+        return self.service(f'dockerd-{host.name}')
+
+    def hosts_ready(self) -> str:
+        """Wait until Nova counts every compute host, and map them."""
+        names = [host.name for host in self._cloud.hosts]
+
+        def check() -> None:
+            for name in names:
+                self._control.require_alive(f'nova-compute-{name}')
+
+        try:
+            readiness.await_true(
+                'nova-compute up',
+                lambda: seed.hosts_up(self._cloud, names),
+                check,
+            )
+        except errors.MinicloudError as error:
+            log = services.log_path(self._cloud, f'nova-compute-{names[0]}')
+            error.log = error.log or log
+            raise
+        if not seed.hosts_mapped(self._cloud, names):
+            database.discover_hosts(self._cloud)
+        readiness.await_true(
+            'compute hosts in their cell',
+            lambda: seed.hosts_mapped(self._cloud, names),
+            check,
+        )
+        return ', '.join(names)
+
+    def controllers_ready(self) -> None:
+        """Wait until conductor and scheduler report to Nova."""
+        for name in ('nova-conductor', 'nova-scheduler'):
+            readiness.await_true(
+                'nova-conductor and nova-scheduler up',
+                lambda: seed.controllers_up(self._cloud),
+                lambda: self._control.require_alive(name),  # noqa: B023
+            )
+
+    def plan(self) -> list[steps.Step]:
+        """Return all steps, each after those it needs."""
+        return [
+            *self._base_steps(),
+            *self._database_steps(),
+            *self._control_steps(),
+            *self._host_steps(),
+            *self._seed_steps(),
+        ]
+
+    def _base_steps(self) -> list[steps.Step]:
+        cloud = self._cloud
+        return [
+            steps.Step('network namespaces', lambda: network.up(cloud)),
+            steps.Step('operator key', lambda: seed.operator_key(cloud)),
+            steps.Step('supervisord', self.declare),
+            steps.Step('mariadb', self.mariadb, ('supervisord',)),
+            steps.Step('rabbitmq', self.rabbitmq, ('supervisord',)),
+            steps.Step(
+                'memcached, docker-registry',
+                self.service('memcached', 'docker-registry'),
+                ('supervisord',),
+            ),
+            steps.Step(
+                'keystone keys', lambda: database.keystone_keys(cloud)
+            ),
+            *(
+                steps.Step(
+                    f'image {name}',
+                    lambda name=name: seed.build_image(cloud, name),
+                )
+                for name in seed.IMAGES
+            ),
+        ]
+
+    def _database_steps(self) -> list[steps.Step]:
+        cloud, secret = self._cloud, self._secret
+        works: dict[str, Work] = {
+            'nova': lambda: database.sync_nova(cloud),
+            'neutron': lambda: database.sync_neutron(cloud),
+            'placement': lambda: database.sync_placement(cloud),
+            'glance': lambda: database.sync_glance(cloud),
+        }
+        return [
+            steps.Step(
+                'databases',
+                lambda: database.create(cloud, secret),
+                ('mariadb',),
+            ),
+            steps.Step(
+                'database keystone',
+                lambda: database.sync_keystone(cloud, secret),
+                ('databases', 'keystone keys'),
+            ),
+            *(
+                steps.Step(f'database {name}', work, ('databases',))
+                for name, work in works.items()
+            ),
+        ]
+
+    def _control_steps(self) -> list[steps.Step]:
+        cloud, start = self._cloud, self.service
+        accounts, mq = 'accounts and endpoints', 'rabbitmq'
+        cache = 'memcached, docker-registry'
+        return [
+            steps.Step(
+                'keystone', start('keystone'), ('database keystone', cache)
+            ),
+            steps.Step(accounts, lambda: identity.seed(cloud), ('keystone',)),
+            steps.Step(
+                'placement', start('placement'), ('database placement',)
+            ),
+            steps.Step('glance', start('glance'), ('database glance',)),
+            steps.Step(
+                'neutron-api',
+                self.neutron_api,
+                ('database neutron', mq, accounts),
+            ),
+            steps.Step(
+                'nova-api', start('nova-api'), ('database nova', mq, accounts)
+            ),
+            steps.Step(
+                'nova-conductor, nova-scheduler',
+                start('nova-conductor', 'nova-scheduler'),
+                ('database nova', mq, accounts),
+            ),
+            steps.Step(
+                'nova-serialproxy',
+                start('nova-serialproxy'),
+                ('hosts ready',),
+            ),
+            steps.Step(
+                'neutron-rpc-server',
+                start('neutron-rpc-server'),
+                ('hosts ready',),
+            ),
+        ]
+
+    def _host_steps(self) -> list[steps.Step]:
+        found = []
+        control = ('nova-conductor, nova-scheduler', 'placement')
+        for host in self._cloud.hosts:
+            engine = f'dockerd-{host.name}'
+            after = ('network namespaces', 'supervisord')
+            found.append(steps.Step(engine, self.engine(host), after))
+            found.append(
+                steps.Step(
+                    f'nova-compute-{host.name}',
+                    self.service(f'nova-compute-{host.name}'),
+                    (engine, *control),
+                )
+            )
+        computes = (f'nova-compute-{host.name}' for host in self._cloud.hosts)
+        found.append(
+            steps.Step(
+                'hosts ready', self.hosts_ready, ('nova-api', *computes)
+            )
+        )
+        found.append(
+            steps.Step(
+                'controllers ready', self.controllers_ready, ('hosts ready',)
+            )
+        )
+        return found
+
+    def _seed_steps(self) -> list[steps.Step]:
+        cloud = self._cloud
+        accounts = 'accounts and endpoints'
+        works: dict[str, tuple[Work, tuple[str, ...]]] = {
+            'flavors': (lambda: seed.flavors(cloud), ('nova-api',)),
+            'key pairs': (
+                lambda: seed.keypairs(cloud),
+                ('nova-api', 'operator key'),
+            ),
+            'network lan': (lambda: seed.network(cloud), ('neutron-api',)),
+            'security rules': (
+                lambda: seed.security_rules(cloud),
+                ('neutron-api',),
+            ),
+        }
+        found = [
+            steps.Step(name, work, after)
+            for name, (work, after) in works.items()
+        ]
+        for name in seed.IMAGES:
+            found.append(
+                steps.Step(
+                    f'image {name} in Glance',
+                    lambda name=name: seed.upload_image(cloud, name),
+                    (f'image {name}', 'glance', accounts),
+                )
+            )
+        return found
+
+
+def up(cloud: settings.Cloud, say: steps.Say) -> None:
+    """Bring the cloud up, or whatever of it is missing.
+
+    :raises MinicloudError: on the first step that fails.
+    """
+    settings.save(cloud)
+    control = supervision.Supervision(cloud)
+    remark = preflight(cloud, control)
+    if remark:
+        say(remark)
+    changed = config.write(cloud)
+    say(f'configuration in {cloud.etc}: {changed} files changed')
+    ascent = Ascent(cloud, control)
+    log = cloud.log / 'minicloud.log'
+    seconds = steps.Runner(ascent.plan(), say, log).run()
+    say(f'ready after {seconds:.0f} s')
