@@ -32,6 +32,8 @@ def test_stock_nova_finds_the_driver_after_os_vif_is_loaded():
     # In a process of its own: the door must not be open already.
     script = (
         'import nova.conf, os_vif\n'
+        'from nova import objects\n'
+        'objects.register_all()\n'
         'from nova.virt import driver\n'
         'nova.conf.CONF([], project="nova", default_config_files=[])\n'
         'try:\n'

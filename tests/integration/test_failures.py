@@ -159,11 +159,11 @@ def test_image_that_wants_more_disk_than_the_flavor_has(desk: Desk):
 
 
 def test_address_in_use(desk: Desk):
-    first = desk.boot('first', ip='10.77.0.70')
+    first = desk.boot('first', ip='10.77.0.105')
     with pytest.raises(exceptions.HttpException) as raised:
-        desk.wait(desk.request('second', ip='10.77.0.70'), 'ACTIVE')
+        desk.wait(desk.request('second', ip='10.77.0.105'), 'ACTIVE')
     assert raised.value.status_code in (400, 409)
-    assert '10.77.0.70' in str(raised.value)
+    assert '10.77.0.105' in str(raised.value)
     desk.answers(first)
 
 

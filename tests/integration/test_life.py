@@ -17,8 +17,8 @@ SOON = 15  # seconds; an event, not the periodic task
 @pytest.fixture
 def server(desk: Desk):
     """A server with the addresses it asked for, on the first host."""
-    server = desk.boot('life', ip='10.77.0.40', host='compute1')
-    assert desk.addresses(server)[4] == '10.77.0.40'
+    server = desk.boot('life', ip='10.77.0.104', host='compute1')
+    assert desk.addresses(server)[4] == '10.77.0.104'
     desk.answers(server)
     return server
 

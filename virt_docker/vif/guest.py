@@ -25,9 +25,11 @@ def loopback(ipr: IPRoute) -> None:
     ipr.link('set', index=1, state='up')
 
 
-def configure(ipr: IPRoute, nic: dict[str, Any]) -> bool:
+def configure(ipr: IPRoute, nic: dict[str, Any],
+              fresh: bool = False) -> bool:
     """Bring one NIC to what ``nic`` says; changes only what differs.
 
+    :param fresh: the interface was made just now, so nothing is on it
     :returns: False when there is no interface of that name, or another MAC
     """
     link = taps.find(ipr, nic['name'])
@@ -41,8 +43,8 @@ def configure(ipr: IPRoute, nic: dict[str, Any]) -> bool:
     if link['state'] != 'up':
         _no_autoconfiguration(nic['name'])
         ipr.link('set', index=index, state='up')
-    _addresses(ipr, index, nic['addresses'])
-    _routes(ipr, index, nic)
+    _addresses(ipr, index, nic['addresses'], fresh)
+    _routes(ipr, index, nic, fresh)
     return True
 
 
@@ -54,11 +56,12 @@ def _no_autoconfiguration(name: str) -> None:
             file.write_text('0')
 
 
-def _addresses(ipr: IPRoute, index: int, wanted: list[str]) -> None:
-    have = {f'{a.get("address")}/{a["prefixlen"]}': a
-            for a in ipr.get_addr(index=index)
-            if a['scope'] == 0}
-    for text in have.keys() - set(wanted):
+def _addresses(ipr: IPRoute, index: int, wanted: list[str],
+               fresh: bool) -> None:
+    have = set() if fresh else {
+        f'{a.get("address")}/{a["prefixlen"]}'
+        for a in ipr.get_addr(index=index) if a['scope'] == 0}
+    for text in have - set(wanted):
         address, _, length = text.partition('/')
         ipr.addr('del', index=index, address=address, prefixlen=int(length))
     for text in wanted:
@@ -74,10 +77,11 @@ def _addresses(ipr: IPRoute, index: int, wanted: list[str]) -> None:
                  prefixlen=interface.network.prefixlen, **more)
 
 
-def _routes(ipr: IPRoute, index: int, nic: dict[str, Any]) -> None:
+def _routes(ipr: IPRoute, index: int, nic: dict[str, Any],
+            fresh: bool) -> None:
     wanted = {(str(ipaddress.ip_network(d, strict=False)), via)
               for d, via in nic['routes']}
-    have = _static_routes(ipr, index)
+    have = set() if fresh else _static_routes(ipr, index)
     for destination, via in have - wanted:
         ipr.route('del', **_route(destination, via, index, nic))
     for destination, via in sorted(wanted - have, key=str):

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import contextlib
 import os
 import pathlib
+import threading
 from typing import Any
 
 from pyroute2 import IPRoute
@@ -37,12 +38,12 @@ def plug(fabric: str, netns: str, server: str, nics: list[dict[str, Any]],
     try:
         _fabric(fabric, lambda ipr: _plug_taps(
             ipr, server, netns, nics, up, made))
-        lost = _configure(netns, nics, up)
+        lost = _configure(netns, nics, made)
         if lost:
             # The server's end is gone, say deleted by hand; so must the tap.
             _fabric(fabric, lambda ipr: _remake(
                 ipr, server, netns, lost, up, made))
-            _configure(netns, lost, up)
+            _configure(netns, lost, made)
     except BaseException as e:
         _fabric(fabric, lambda ipr: _delete_named(ipr, made))
         if made_namespace:
@@ -50,6 +51,8 @@ def plug(fabric: str, netns: str, server: str, nics: list[dict[str, Any]],
         if isinstance(e, taps.FabricError):
             return str(e)
         raise
+    if up:
+        _announce(netns, nics)
     return None
 
 
@@ -141,18 +144,29 @@ def _remake(ipr: IPRoute, server: str, netns: str,
 
 
 def _configure(netns: str, nics: list[dict[str, Any]],
-               up: bool) -> list[dict[str, Any]]:
+               made: list[str]) -> list[dict[str, Any]]:
     """Configure the server's ends; return the NICs that have none."""
     def work(ipr: IPRoute) -> list[dict[str, Any]]:
         guest.loopback(ipr)
-        lost = [nic for nic in nics if not guest.configure(ipr, nic)]
-        if up:
-            for nic in nics:
-                if nic not in lost:
-                    announce.announce(nic)
-        return lost
+        return [nic for nic in nics
+                if not guest.configure(ipr, nic, nic['tap'] in made)]
 
     return namespace.run_in(netns, lambda: _with_netlink(work))
+
+
+def _announce(netns: str, nics: list[dict[str, Any]]) -> None:
+    """Announce addresses without waiting: closing a raw socket is slow."""
+    def work() -> None:
+        for nic in nics:
+            announce.announce(nic)
+
+    def enter() -> None:
+        # The server may be deleted meanwhile.
+        with contextlib.suppress(OSError):
+            namespace.run_in(netns, work)
+
+    threading.Thread(target=enter, daemon=True,
+                     name=f'announce-{netns}').start()
 
 
 def _delete_named(ipr: IPRoute, names: list[str]) -> None:
