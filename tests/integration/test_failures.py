@@ -14,10 +14,11 @@ import pytest
 STEPS = ('image', 'namespace', 'create', 'join', 'inject', 'start', 'end')
 
 
-def ready_again(desk: Desk, host, mark, pid) -> None:
+def ready_again(desk: Desk, host, pid) -> None:
     service = f'nova-compute-{host.name}'
     desk.wait_restarted(service, pid)
-    until(lambda: desk.compute_ready(host, mark), 90, f'{service} ready')
+    before = desk.last_report(host)
+    until(lambda: desk.compute_ready(host, before), 90, f'{service} ready')
 
 
 @pytest.mark.parametrize('step', STEPS)
@@ -25,11 +26,11 @@ def test_nova_compute_killed_at_each_step_of_spawn(desk: Desk, step):
     host = desk.cloud.hosts[0]
     service = f'nova-compute-{host.name}'
     before = desk.place()
-    mark, pid = desk.log_mark(host), desk.pid(service)
+    pid = desk.pid(service)
     (host.folder / 'crash-at').write_text(step)
     server = desk.request(f'killed-at-{step}', host=host.name)
     until(lambda: desk.pid(service) != pid, 60, f'{service} died at {step}')
-    ready_again(desk, host, mark, pid)
+    ready_again(desk, host, pid)
     status = desk.wait(server, 'ERROR').status
     assert status == 'ERROR'  # Nova's word for a build cut short
     desk.delete(server)
@@ -79,9 +80,8 @@ def test_other_containers_are_not_ours(desk: Desk):
                                        network_disabled=True)
     try:
         engine.start(stranger)
-        mark = desk.log_mark(host)
         pid = desk.kill(f'nova-compute-{host.name}')
-        ready_again(desk, host, mark, pid)
+        ready_again(desk, host, pid)
         desk.delete(server)
         state = engine.inspect_container(stranger)['State']
         assert state['Running']

@@ -138,11 +138,11 @@ def test_killed_engine(desk, server):
 @pytest.mark.usefixtures('same_nic')
 def test_restarted_nova_compute(desk, server):
     host = desk.host_of(server)
-    mark = desk.log_mark(host)
     pid = desk.kill(f'nova-compute-{host.name}')
     desk.wait_restarted(f'nova-compute-{host.name}', pid)
+    before = desk.last_report(host)
     assert desk.pings(desk.addresses(server)[4])
-    until(lambda: desk.compute_ready(host, mark), 60, 'nova-compute ready')
+    until(lambda: desk.compute_ready(host, before), 60, 'nova-compute ready')
     assert desk.get(server).status == 'ACTIVE'
     desk.compute.reboot_server(server.id, 'HARD')
     desk.wait(server, 'ACTIVE')
