@@ -171,8 +171,10 @@ def test_version_without_a_tag_is_a_version(wheel):
 def test_scripts_of_the_wheel_are_executable(wheel):
     config = configparser.ConfigParser()
     config.read(ROOT / 'setup.cfg')
-    expected = {pathlib.PurePath(path).name
-                for path in config['files']['scripts'].split()}
+    paths = config['files']['scripts'].split()
+    for path in paths:
+        assert (ROOT / path).stat().st_mode & stat.S_IXUSR, path
+    expected = {pathlib.PurePath(path).name for path in paths}
     with zipfile.ZipFile(wheel) as archive:
         scripts = [info for info in archive.infolist()
                    if '.data/scripts/' in info.filename]
