@@ -210,7 +210,7 @@ def test_bare_folder_name_cannot_be_imported(name):
     """A second copy under another name would have other classes."""
     done = subprocess.run(
         [sys.executable, '-c', f'import {name}'], cwd=ROOT, text=True,
-        capture_output=True, check=False)
+        capture_output=True, check=False, env={})
     assert f'import nova_vcloud.{name}, not {name}' in done.stderr
 
 
