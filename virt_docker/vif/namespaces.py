@@ -19,14 +19,14 @@ from pyroute2 import IPRoute
 from pyroute2 import netns
 
 DIRECTORY = '/run/netns'
-OWN = '/proc/thread-self/ns/net'
+OWN = '/proc/self/ns/net'  # of the main thread, which never moves
 _SIOCGSKNS = 0x894C  # linux/sockios.h: the namespace of a socket
 
 _F = TypeVar('_F', bound=Callable[..., Any])
 
 
 def path(name: str) -> str:
-    """Return where a namespace is bound; '' is the caller's own."""
+    """Return where a namespace is bound; '' is this process's own."""
     return os.path.join(DIRECTORY, name) if name else OWN
 
 

@@ -14,6 +14,7 @@ import contextlib
 import errno
 import pathlib
 import socket
+import threading
 import time
 from typing import Any
 
@@ -33,6 +34,8 @@ LOG = log.getLogger(__name__)
 IFF_UP = 1
 LOOPBACK = 1  # index of lo, in every namespace
 FORWARDING = 3  # of a bridge port: linux/if_bridge.h
+# What a server that stops or goes at that moment leads to.
+GONE = (errno.ENOENT, errno.ENODEV, errno.ENXIO, errno.ENETDOWN)
 GONE_TIMEOUT = 5.0  # seconds
 FORWARDING_TIMEOUT = 0.5  # seconds
 IPV6_DEFAULTS = pathlib.Path('/proc/sys/net/ipv6/conf/default')
@@ -74,7 +77,7 @@ def plug(fabric: str, name: str, owner: str, nics: Iterable[NicValues],
                         changed.append(nic)
                 taps.pop_all()
             undo.pop_all()
-            _announce(outer, name, changed)
+    _announce_later(fabric, name, changed)
 
 
 @privsep.net.entrypoint
@@ -140,16 +143,15 @@ def set_carrier(fabric: str, name: str, owner: str, up: bool) -> None:
                     'tap': tap.get('ifname'),
                     'mac': peer.get('address'),
                     'addresses': Interface(inner, peer).addresses()})
-        if up:
-            _announce(outer, name, changed)
+    if up:
+        _announce_later(fabric, name, changed)
 
 
 @privsep.net.entrypoint
 @namespaces.own_thread
 def announce(fabric: str, name: str, nics: Iterable[NicValues]) -> None:
     """Tell the neighbours where the addresses of ``nics`` are."""
-    with errors(), namespaces.netlink(fabric) as outer:
-        _announce(outer, name, nics)
+    _announce(fabric, name, nics)
 
 
 @privsep.net.entrypoint
@@ -251,7 +253,8 @@ class ServerLinks:
 
         :returns: whether its neighbours must be told
         """
-        tap = self._tap(nic)
+        # With nothing in the namespace, an existing tap can only be stale.
+        tap = self._tap(nic) if self._links else None
         made = tap is None
         if tap is None:
             tap = self._make(nic, name)
@@ -286,10 +289,17 @@ class ServerLinks:
         return None
 
     def _make(self, nic: NicValues, name: str) -> Any:
-        """Make both ends in one request: no name or MAC but the final one.
+        """Make both ends of a NIC; return the tap."""
+        try:
+            self._add(nic, name)
+        except NetlinkError as e:
+            if e.code != errno.EEXIST or self._tap(nic) is not None:
+                raise
+            self._add(nic, name)
+        return segments.link(self._outer, ifname=nic['tap'])
 
-        :returns: the tap
-        """
+    def _add(self, nic: NicValues, name: str) -> None:
+        """Add both ends in one request: no name or MAC but the final one."""
         with namespaces.opened(name) as server:
             self._outer.link(
                 'add', ifname=nic['tap'], kind='veth', mtu=nic['mtu'],
@@ -297,7 +307,6 @@ class ServerLinks:
                 peer={'ifname': self._free(nic['name']),
                       'address': nic['mac'], 'mtu': nic['mtu'],
                       'net_ns_fd': server})
-        return segments.link(self._outer, ifname=nic['tap'])
 
     def _free(self, name: str) -> str:
         """Return ``name``, or the next ethN that no other port has."""
@@ -318,24 +327,31 @@ class ServerLinks:
             self._outer.link('set', index=tap['index'], **change)
 
 
-def _announce(outer: IPRoute, name: str, nics: Iterable[NicValues]) -> None:
+def _announce_later(fabric: str, name: str,
+                    nics: Iterable[NicValues]) -> None:
+    """Announce without waiting: closing a packet socket takes 10 ms."""
+    if nics:
+        threading.Thread(target=_announce, args=(fabric, name, nics),
+                         name=f'announce-{name}', daemon=True).start()
+
+
+def _announce(fabric: str, name: str, nics: Iterable[NicValues]) -> None:
     """Announce addresses; afterwards the calling thread is in ``name``.
 
     A lost announcement costs the neighbours a time-out, no more: so it is
     no error.
     """
-    ready = [(nic, _forwarding(outer, nic['tap'])) for nic in nics]
-    if not ready:
-        return
-    namespaces.enter(name)
-    for nic, tap in ready:
-        if tap is None:
-            continue
-        try:
-            frames.send(socket.if_indextoname(tap.get('link')), nic['mac'],
-                        nic['addresses'])
-        except OSError as e:
-            LOG.warning('Could not announce %s: %s', nic['addresses'], e)
+    try:
+        with namespaces.netlink(fabric) as outer:
+            ready = [(nic, _forwarding(outer, nic['tap'])) for nic in nics]
+        namespaces.enter(name)
+        for nic, tap in ready:
+            if tap is not None:
+                frames.send(socket.if_indextoname(tap.get('link')),
+                            nic['mac'], nic['addresses'])
+    except (NetlinkError, OSError) as e:
+        level = log.DEBUG if e.args[0] in GONE else log.WARNING
+        LOG.log(level, 'Could not announce addresses in %s: %s', name, e)
 
 
 def _forwarding(outer: IPRoute, tap: str) -> Any:
