@@ -23,6 +23,8 @@ LAYERS = {
 sys.path[:] = [
     entry for entry in sys.path if pathlib.Path(entry or '.').resolve() != ROOT
 ]
+# The same for `python -c` and `python -m` that a test starts.
+os.environ['PYTHONSAFEPATH'] = '1'
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -137,11 +137,11 @@ class ImageStore:
             self._discard(image_id)
             raise nova_exception.ImageUnacceptable(
                 image_id=image_id, reason=e.reason) from e
+        except _DownloadFailedError as e:
+            self._discard(image_id)
+            raise source.error or e from None
         except exception.EngineError as e:
             self._discard(image_id)
-            if source.error is not None:
-                # The client took the failed download for its own failure.
-                raise source.error from e
             if _engines_own(e):
                 raise
             raise nova_exception.ImageUnacceptable(
@@ -153,6 +153,14 @@ class ImageStore:
             self._engine.image_remove(tag_of(image_id))
         except exception.EngineError as e:
             LOG.warning('Image %s may be left on the engine: %s', image_id, e)
+
+
+class _DownloadFailedError(Exception):
+    """Glance's error on its way through the engine's HTTP client.
+
+    urllib3 takes a broken pipe, which is what glanceclient raises for a
+    wrong checksum, for the engine's, and waits for ever for an answer.
+    """
 
 
 class _Source:
@@ -167,7 +175,7 @@ class _Source:
             yield from self._chunks
         except Exception as e:
             self.error = e
-            raise
+            raise _DownloadFailedError(str(e)) from e
 
 
 def _check_formats(image_id: str, image_meta: objects.ImageMeta) -> None:

@@ -171,8 +171,10 @@ def test_version_without_a_tag_is_a_version(wheel):
 def test_scripts_of_the_wheel_are_executable(wheel):
     config = configparser.ConfigParser()
     config.read(ROOT / 'setup.cfg')
-    expected = {pathlib.PurePath(path).name
-                for path in config['files']['scripts'].split()}
+    paths = config['files']['scripts'].split()
+    for path in paths:
+        assert (ROOT / path).stat().st_mode & stat.S_IXUSR, path
+    expected = {pathlib.PurePath(path).name for path in paths}
     with zipfile.ZipFile(wheel) as archive:
         scripts = [info for info in archive.infolist()
                    if '.data/scripts/' in info.filename]
@@ -208,7 +210,7 @@ def test_bare_folder_name_cannot_be_imported(name):
     """A second copy under another name would have other classes."""
     done = subprocess.run(
         [sys.executable, '-c', f'import {name}'], cwd=ROOT, text=True,
-        capture_output=True, check=False)
+        capture_output=True, check=False, env={})
     assert f'import nova_vcloud.{name}, not {name}' in done.stderr
 
 

@@ -1,66 +1,76 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tell the network where an address lives now.
-
-Gratuitous ARP (RFC 5227 section 3) and unsolicited neighbour advertisement
-(RFC 4861 section 7.2.6), sent from inside the server's namespace.
-"""
+"""Tell the neighbours where an address now is: gratuitous ARP, ND."""
 
 from __future__ import annotations
 
-import contextlib
+from collections.abc import Iterable
+from collections.abc import Iterator
 import ipaddress
 import socket
 import struct
-from typing import Any
 
-_ETH_P_ARP = 0x0806
 _BROADCAST = b'\xff' * 6
-_REQUEST, _REPLY = 1, 2
-_ADVERTISEMENT = 136  # ICMPv6 type
-_OVERRIDE = 0x20000000  # flag: replace what you have cached
-_TARGET_LINK = 2  # option: target link-layer address
-_ALL_NODES = 'ff02::1'
+_ALL_NODES = ipaddress.IPv6Address('ff02::1').packed
+_ALL_NODES_MAC = bytes.fromhex('333300000001')
+_ETH_IPV6 = 0x86dd
+_ETH_ARP = 0x0806
+_ARP_REQUEST = 1
+_ARP_REPLY = 2
+_NEIGHBOR_ADVERTISEMENT = 136
+_OVERRIDE = 0x20000000
+_TARGET_LINK_ADDRESS = 2
 
 
-def announce(nic: dict[str, Any]) -> None:
-    """Send one announcement for each address of a NIC.
+def send(interface: str, mac: str, addresses: Iterable[str]) -> None:
+    """Announce addresses on an interface of the calling thread's namespace.
 
-    A lost announcement only costs a neighbour's time-out, so an interface
-    that went away meanwhile is no error.
+    :param addresses: 'address/prefix length'
+    :raises OSError: the interface is absent or down
     """
-    mac = bytes.fromhex(nic['mac'].replace(':', ''))
-    for text in nic['addresses']:
-        address = ipaddress.ip_interface(text).ip
-        with contextlib.suppress(OSError):
-            if address.version == 4:
-                _arp(nic['name'], mac, address.packed)
-            else:
-                _neighbour(nic['name'], mac, address)
-
-
-def arp_frame(mac: bytes, address: bytes, operation: int) -> bytes:
-    """Return an ARP frame in which sender and target are ``address``."""
-    return (_BROADCAST + mac + struct.pack('!H', _ETH_P_ARP)
-            + struct.pack('!HHBBH', 1, 0x0800, 6, 4, operation)
-            + mac + address + _BROADCAST + address)
-
-
-def _arp(interface: str, mac: bytes, address: bytes) -> None:
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
-        raw.bind((interface, _ETH_P_ARP))
-        # Some systems learn from requests only, some from replies only.
-        for operation in (_REQUEST, _REPLY):
-            raw.send(arp_frame(mac, address, operation))
+        raw.bind((interface, 0))
+        for frame in frames(mac, addresses):
+            raw.send(frame)
 
 
-def _neighbour(interface: str, mac: bytes,
-               address: ipaddress.IPv6Address) -> None:
-    message = (struct.pack('!BBHI', _ADVERTISEMENT, 0, 0, _OVERRIDE)
-               + address.packed + struct.pack('!BB', _TARGET_LINK, 1) + mac)
-    with socket.socket(socket.AF_INET6, socket.SOCK_RAW,
-                       socket.IPPROTO_ICMPV6) as raw:  # kernel's checksum
-        raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
-        scope = socket.if_nametoindex(interface)
-        raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, scope)
-        raw.bind((str(address), 0, 0, scope))
-        raw.sendto(message, (_ALL_NODES, 0, 0, scope))
+def frames(mac: str, addresses: Iterable[str]) -> Iterator[bytes]:
+    """Yield the Ethernet frames that announce ``addresses`` at ``mac``."""
+    source = bytes.fromhex(mac.replace(':', ''))
+    for address in addresses:
+        ip = ipaddress.ip_interface(address).ip
+        if ip.version == 4:
+            # Some stacks learn from requests only, some from replies only
+            # (RFC 5227, section 3).
+            yield _arp(source, ip.packed, _ARP_REQUEST)
+            yield _arp(source, ip.packed, _ARP_REPLY)
+        else:
+            yield _advertisement(source, ip.packed)
+
+
+def _arp(mac: bytes, ip: bytes, operation: int) -> bytes:
+    return (_BROADCAST + mac + struct.pack('!HHHBBH', _ETH_ARP, 1, 0x0800,
+                                           6, 4, operation)
+            + mac + ip + _BROADCAST + ip)
+
+
+def _advertisement(mac: bytes, ip: bytes) -> bytes:
+    """Return an unsolicited neighbour advertisement (RFC 4861, 7.2.6)."""
+    option = struct.pack('!BB', _TARGET_LINK_ADDRESS, 1) + mac
+    head = struct.pack('!BBHI', _NEIGHBOR_ADVERTISEMENT, 0, 0, _OVERRIDE)
+    body = head + ip + option
+    pseudo = ip + _ALL_NODES + struct.pack('!II', len(body),
+                                           socket.IPPROTO_ICMPV6)
+    checksum = struct.pack('!H', _checksum(pseudo + body))
+    body = body[:2] + checksum + body[4:]
+    header = struct.pack('!IHBB', 6 << 28, len(body),
+                         socket.IPPROTO_ICMPV6, 255)
+    return (_ALL_NODES_MAC + mac + struct.pack('!H', _ETH_IPV6)
+            + header + ip + _ALL_NODES + body)
+
+
+def _checksum(data: bytes) -> int:
+    """Return the Internet checksum of an even number of bytes (RFC 1071)."""
+    total = sum(struct.unpack(f'!{len(data) // 2}H', data))
+    while total >> 16:
+        total = (total & 0xffff) + (total >> 16)
+    return ~total & 0xffff

@@ -1,28 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The network of this host's servers: what the driver calls."""
+"""Networks of servers: the driver's view of namespaces and NICs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from collections.abc import Iterator
 from collections.abc import Mapping
+import contextlib
 import dataclasses
-import threading
 from typing import Any
 
 from nova import exception
+from oslo_log import log
+from oslo_utils import uuidutils
 
-from nova_vcloud.virt_docker import addresses
-from nova_vcloud.virt_docker.vif import namespace
+from nova_vcloud.virt_docker.addresses import Nic
+from nova_vcloud.virt_docker.vif import mapping
+from nova_vcloud.virt_docker.vif import namespaces
 from nova_vcloud.virt_docker.vif import wiring
+
+LOG = log.getLogger(__name__)
 
 
 class Network:
-    """Namespaces, NICs and what the runtime must know of them.
+    """Namespaces, NICs and container mappings of this host's servers.
 
-    :param links_path: folder that our OCI runtime reads
-    :param fabric_namespace: where bridges and taps are; '' is the host's own
-    :param prefix: beginning of the name of a server's namespace
-    :param uplinks: interface by physical network, for VLANs
+    Every method may be called by many threads at once, for different
+    servers; calls for one server are the caller's to serialise.
+
+    :param links_path: directory in which the runtime looks up namespaces
+    :param fabric_namespace: namespace of bridges and taps; '' is the host's
+    :param prefix: beginning of the names of servers' namespaces
+    :param uplinks: {physical network: interface} for VLANs
     """
 
     def __init__(self, links_path: str, fabric_namespace: str = '',
@@ -32,76 +41,116 @@ class Network:
         self._fabric = fabric_namespace
         self._prefix = prefix
         self._uplinks = dict(uplinks or {})
-        # Two servers must not make the same VLAN bridge at once.
-        self._vlan_lock = threading.Lock()
 
     def namespace(self, server: str) -> str:
         """Return the name of a server's namespace."""
-        return self._prefix + server
+        return f'{self._prefix}{server}'
 
     def namespaces(self) -> set[str]:
-        """Return the servers that have a namespace on this host."""
-        return {name.removeprefix(self._prefix)
-                for name in namespace.names(self._prefix)}
+        """Return the UUIDs of the servers that have a namespace here."""
+        uuids = (name.removeprefix(self._prefix)
+                 for name in namespaces.names()
+                 if name.startswith(self._prefix))
+        return {uuid for uuid in uuids if uuidutils.is_uuid_like(uuid)}
 
-    def plug(self, server: str, nics: Iterable[addresses.Nic], *,
+    def plug(self, server: str, nics: Iterable[Nic], *,
              up: bool = True) -> None:
-        """Bring a server's network to ``nics``; what fits is left alone.
+        """Make namespace and NICs, or repair what differs.
 
-        :param up: whether the link is up, that is, the server runs
-        :raises VirtualInterfacePlugException: the host lacks the network;
-            nothing that this call made is left
+        NICs that are not named stay. On failure nothing is left of what
+        this call made.
+
+        :param up: whether the links have a carrier
+        :raises VirtualInterfacePlugException: with the reason
         """
-        plain = [self._plain(nic) for nic in nics]
-        if any(nic['vlan'] is not None for nic in plain):
-            with self._vlan_lock:
-                problem = self._plug(server, plain, up)
-        else:
-            problem = self._plug(server, plain, up)
-        if problem:
-            raise exception.VirtualInterfacePlugException(problem)
+        with _plug_errors():
+            wiring.plug(self._fabric, self.namespace(server), _owner(server),
+                        _values(nics), self._uplinks, up)
 
-    def _plug(self, server: str, nics: list[dict[str, Any]],
-              up: bool) -> str | None:
-        problem: str | None = wiring.plug(
-            self._fabric, self.namespace(server), server, nics, up)
-        return problem
+    def unplug(self, server: str, nics: Iterable[Nic]) -> None:
+        """Remove the NICs of these ports; absent ones are fine.
 
-    def _plain(self, nic: addresses.Nic) -> dict[str, Any]:
-        uplink = self._uplinks.get(nic.physical_network or '')
-        plain = dataclasses.asdict(nic)
-        return {**plain, 'uplink': uplink}
-
-    def unplug(self, server: str, nics: Iterable[addresses.Nic]) -> None:
-        """Remove NICs; the namespace and the others stay."""
-        wiring.unplug(self._fabric, [nic.tap for nic in nics])
+        :raises VirtualInterfaceUnplugException: with the reason
+        """
+        with _unplug_errors():
+            wiring.unplug(self._fabric, _owner(server),
+                          {nic.port_id: nic.tap for nic in nics})
 
     def destroy(self, server: str) -> None:
-        """Remove all of a server's network; absent parts are fine."""
-        wiring.destroy(self._fabric, self.namespace(server), server,
-                       self._links_path)
+        """Remove NICs, namespace and mapping, whatever there is of them.
+
+        :raises VirtualInterfaceUnplugException: with the reason
+        """
+        with _unplug_errors():
+            mapping.forget_namespace(
+                self._links_path, namespaces.path(self.namespace(server)))
+            wiring.destroy(self._fabric, self.namespace(server),
+                           _owner(server))
 
     def set_carrier(self, server: str, up: bool) -> None:
-        """Connect or disconnect the cable, as it were.
+        """Connect the links of a server that runs, or disconnect them.
 
-        The namespace of a stopped server lives on and would answer pings.
+        Addresses and routes stay. A server without namespace is fine.
+
+        :raises VirtualInterfacePlugException: with the reason
         """
-        wiring.set_carrier(self._fabric, server, up)
+        with _plug_errors():
+            wiring.set_carrier(self._fabric, self.namespace(server),
+                               _owner(server), up)
 
-    def join(self, server: str, container_id: str) -> None:
-        """Make the runtime start a container in the server's namespace."""
-        wiring.join(self._links_path, container_id, self.namespace(server))
+    def announce(self, server: str, nics: Iterable[Nic]) -> None:
+        """Tell the neighbours where the addresses of ``nics`` are.
 
-    def forget(self, container_id: str) -> None:
-        """Take back what ``join`` told the runtime."""
-        wiring.forget(self._links_path, container_id)
+        :raises VirtualInterfacePlugException: with the reason
+        """
+        with _plug_errors():
+            wiring.announce(self._fabric, self.namespace(server),
+                            _values(nics))
 
     def counters(self, server: str) -> list[dict[str, Any]]:
-        """Return traffic counters of each NIC, as the server sees them.
+        """Return counters of each NIC since it was made.
 
-        Keys: tap, port_id, mac, and ``rx_``/``tx_`` followed by bytes,
-        packets, errors, drops.
+        :returns: a dictionary for each NIC: port_id, tap, name, mac, and
+            {rx,tx}_{bytes,packets,errors,drops}, rx being what the server
+            received; empty when it has no namespace
+        :raises VirtualInterfacePlugException: with the reason
         """
-        rows: list[dict[str, Any]] = wiring.counters(
-            self._fabric, self.namespace(server), server)
-        return rows
+        with _plug_errors():
+            return wiring.counters(self._fabric, self.namespace(server),
+                                   _owner(server))
+
+    def join(self, server: str, container_id: str) -> None:
+        """Let the runtime put a container into the server's namespace."""
+        with _plug_errors():
+            mapping.join(self._links_path, container_id,
+                         namespaces.path(self.namespace(server)))
+
+    def forget(self, container_id: str) -> None:
+        """Forget a container; an unknown one is fine."""
+        mapping.forget(self._links_path, container_id)
+
+
+def _owner(server: str) -> str:
+    return f'nova:{server}'
+
+
+def _values(nics: Iterable[Nic]) -> list[dict[str, Any]]:
+    return [dataclasses.asdict(nic) for nic in nics]
+
+
+@contextlib.contextmanager
+def _plug_errors() -> Iterator[None]:
+    try:
+        yield
+    except (wiring.WiringError, OSError) as e:
+        raise exception.VirtualInterfacePlugException(
+            f'Network of the server cannot be set up: {e}') from e
+
+
+@contextlib.contextmanager
+def _unplug_errors() -> Iterator[None]:
+    try:
+        yield
+    except (wiring.WiringError, OSError) as e:
+        raise exception.VirtualInterfaceUnplugException(
+            reason=str(e)) from e

@@ -1,188 +1,366 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What needs privileges: each function is one call across privsep.
+"""The privileged part: brings a server's NICs to what they should be.
 
-Arguments and results are plain dicts, lists and strings, as they may travel
-to a privileged process. A NIC is the dict of ``addresses.Nic`` plus its
-``uplink``.
+Arguments and results are plain values, for they may cross to a privsep
+daemon. ``owner`` marks our taps: their alias is '<owner>:<port id>'.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Mapping
 import contextlib
-import os
+import errno
 import pathlib
+import socket
 import threading
+import time
 from typing import Any
 
+from oslo_log import log
 from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
 
 from nova_vcloud import privsep
-from nova_vcloud.virt_docker.vif import announce
-from nova_vcloud.virt_docker.vif import guest
-from nova_vcloud.virt_docker.vif import namespace
-from nova_vcloud.virt_docker.vif import taps
+from nova_vcloud.virt_docker.vif import announce as frames
+from nova_vcloud.virt_docker.vif import namespaces
+from nova_vcloud.virt_docker.vif import segments
+from nova_vcloud.virt_docker.vif.interface import Interface
+from nova_vcloud.virt_docker.vif.segments import WiringError
+
+LOG = log.getLogger(__name__)
+
+IFF_UP = 1
+LOOPBACK = 1  # index of lo, in every namespace
+FORWARDING = 3  # of a bridge port: linux/if_bridge.h
+# What a server that stops or goes at that moment leads to.
+GONE = (errno.ENOENT, errno.ENODEV, errno.ENXIO, errno.ENETDOWN)
+GONE_TIMEOUT = 5.0  # seconds
+FORWARDING_TIMEOUT = 0.5  # seconds
+IPV6_DEFAULTS = pathlib.Path('/proc/sys/net/ipv6/conf/default')
+# A bridge takes the lowest MAC of its ports, which would change as servers
+# come and go. As libvirt does.
+TAP_MAC = 'fe'
+
+NicValues = Mapping[str, Any]
 
 
 @privsep.net.entrypoint
-def plug(fabric: str, netns: str, server: str, nics: list[dict[str, Any]],
-         up: bool) -> str | None:
-    """Bring namespace, taps and addresses of a server to what is wanted.
+@namespaces.own_thread
+def plug(fabric: str, name: str, owner: str, nics: Iterable[NicValues],
+         uplinks: Mapping[str, str], up: bool) -> None:
+    """Make a server's namespace and NICs, or repair what differs.
 
-    What this call made is removed again when it fails.
+    NICs of other ports stay as they are. On failure nothing is left of what
+    this call made.
 
-    :returns: what is wrong with the host's network, None if nothing is
+    :param up: whether the links have a carrier
+    :raises WiringError: the host lacks something
     """
-    made_namespace = namespace.ensure(netns)
-    made: list[str] = []
-    try:
-        _fabric(fabric, lambda ipr: _plug_taps(
-            ipr, server, netns, nics, up, made))
-        lost = _configure(netns, nics, made)
-        if lost:
-            # The server's end is gone, say deleted by hand; so must the tap.
-            _fabric(fabric, lambda ipr: _remake(
-                ipr, server, netns, lost, up, made))
-            _configure(netns, lost, made)
-    except BaseException as e:
-        _fabric(fabric, lambda ipr: _delete_named(ipr, made))
-        if made_namespace:
-            namespace.remove(netns)
-        if isinstance(e, taps.FabricError):
-            return str(e)
-        raise
+    with contextlib.ExitStack() as undo, contextlib.ExitStack() as sockets:
+        fresh = not namespaces.exists(name)
+        if fresh:
+            undo.callback(namespaces.remove, name)
+            namespaces.create(name)
+        with errors():
+            outer = sockets.enter_context(namespaces.netlink(fabric))
+            inner = sockets.enter_context(namespaces.netlink(name))
+            if fresh:
+                _prepare(inner)
+            server = ServerLinks(inner, outer, owner, fresh)
+            changed = []
+            with contextlib.ExitStack() as taps:
+                for nic in nics:
+                    bridge = segments.bridge(outer, nic, uplinks)
+                    if server.plug(nic, name, bridge, up, taps):
+                        changed.append(nic)
+                taps.pop_all()
+            undo.pop_all()
+    _announce_later(fabric, name, changed)
+
+
+@privsep.net.entrypoint
+@namespaces.own_thread
+def unplug(fabric: str, owner: str, taps: Mapping[str, str]) -> None:
+    """Remove the NICs of ports; absent ones are fine.
+
+    :param taps: {port id: name of the tap}
+    """
+    with errors(), namespaces.netlink(fabric) as outer:
+        for port_id, tap in taps.items():
+            found = segments.link(outer, ifname=tap)
+            if found is None:
+                continue
+            if found.get('ifalias') == f'{owner}:{port_id}':
+                delete(outer, found['index'])
+            else:
+                LOG.warning('Leaving %s alone: it is of %s', tap,
+                            found.get('ifalias'))
+
+
+@privsep.net.entrypoint
+@namespaces.own_thread
+def destroy(fabric: str, name: str, owner: str) -> None:
+    """Remove a server's NICs and namespace, whatever there is of them.
+
+    :raises WiringError: a tap is still there after GONE_TIMEOUT
+    """
+    with errors(), contextlib.ExitStack() as sockets:
+        if namespaces.exists(name):
+            inner = sockets.enter_context(namespaces.netlink(name))
+            for found in veths(inner):
+                delete(inner, found['index'])
+        namespaces.remove(name)
+        try:
+            outer = sockets.enter_context(namespaces.netlink(fabric))
+        except FileNotFoundError:
+            return  # and the taps went with it
+        # By alias: a tap may have lost its namespace, or be half made.
+        deadline = time.monotonic() + GONE_TIMEOUT
+        while indexes := owned(outer, owner):
+            for index in indexes:
+                delete(outer, index)
+            if time.monotonic() > deadline:
+                raise WiringError(f'links {indexes} of {owner} do not go '
+                                  'away')
+
+
+@privsep.net.entrypoint
+@namespaces.own_thread
+def set_carrier(fabric: str, name: str, owner: str, up: bool) -> None:
+    """Connect or disconnect a server's links; no namespace is fine."""
+    if not namespaces.exists(name):
+        return
+    changed = []
+    with errors(), namespaces.netlink(name) as inner, \
+            namespaces.netlink(fabric) as outer:
+        for peer, tap in pairs(inner, outer, owner):
+            if bool(tap['flags'] & IFF_UP) != up:
+                outer.link('set', index=tap['index'],
+                           state='up' if up else 'down')
+                changed.append({
+                    'tap': tap.get('ifname'),
+                    'mac': peer.get('address'),
+                    'addresses': Interface(inner, peer).addresses()})
     if up:
-        _announce(netns, nics)
+        _announce_later(fabric, name, changed)
+
+
+@privsep.net.entrypoint
+@namespaces.own_thread
+def announce(fabric: str, name: str, nics: Iterable[NicValues]) -> None:
+    """Tell the neighbours where the addresses of ``nics`` are."""
+    _announce(fabric, name, nics)
+
+
+@privsep.net.entrypoint
+@namespaces.own_thread
+def counters(fabric: str, name: str, owner: str) -> list[dict[str, Any]]:
+    """Return counters of each NIC, seen from the server."""
+    if not namespaces.exists(name):
+        return []
+    with errors(), namespaces.netlink(name) as inner, \
+            namespaces.netlink(fabric) as outer:
+        return [_counters(peer, tap)
+                for peer, tap in pairs(inner, outer, owner)]
+
+
+def _counters(peer: Any, tap: Any) -> dict[str, Any]:
+    stats = peer.get('stats64')
+    return {'tap': tap.get('ifname'), 'mac': peer.get('address'),
+            'name': peer.get('ifname'),
+            'port_id': tap.get('ifalias').rpartition(':')[2],
+            **{f'{direction}_{unit}': stats[f'{direction}_{key}']
+               for direction in ('rx', 'tx')
+               for unit, key in (('bytes', 'bytes'), ('packets', 'packets'),
+                                 ('errors', 'errors'),
+                                 ('drops', 'dropped'))}}
+
+
+def _prepare(inner: IPRoute) -> None:
+    """Set up a new namespace, in which the calling thread is."""
+    inner.link('set', index=LOOPBACK, state='up')
+    for key in ('accept_ra', 'autoconf', 'accept_dad'):
+        # Addresses and routes are Neutron's, never a neighbour's; without
+        # IPv6 in the kernel there is no such file.
+        with contextlib.suppress(FileNotFoundError):
+            (IPV6_DEFAULTS / key).write_text('0')
+
+
+@contextlib.contextmanager
+def errors() -> Iterator[None]:
+    """Turn what the kernel refused into an error that can cross."""
+    try:
+        yield
+    except NetlinkError as e:
+        raise WiringError(f'the kernel refused: {e.args[-1]} '
+                          f'({errno.errorcode.get(e.code, e.code)})') from e
+
+
+def veths(inner: IPRoute) -> list[Any]:
+    """Return the links of a server's namespace that lead out of it."""
+    return [found for found in inner.get_links()
+            if segments.kind(found) == 'veth']
+
+
+def pairs(inner: IPRoute, outer: IPRoute,
+          owner: str) -> Iterator[tuple[Any, Any]]:
+    """Yield (link in the server, our tap)."""
+    for peer in veths(inner):
+        tap = segments.link(outer, index=peer.get('link'))
+        if tap is not None and is_owned(tap, owner):
+            yield peer, tap
+
+
+def owned(outer: IPRoute, owner: str) -> list[int]:
+    """Return the indexes of a server's taps."""
+    return [found['index'] for found in outer.get_links()
+            if is_owned(found, owner)]
+
+
+def is_owned(found: Any, owner: str) -> bool:
+    """Tell whether a link carries the mark of ``owner``."""
+    return (found.get('ifalias') or '').startswith(f'{owner}:')
+
+
+def delete(socket: IPRoute, index: int) -> None:
+    """Delete a link; an absent one is fine."""
+    try:
+        socket.link('del', index=index)
+    except NetlinkError as e:
+        if e.code != errno.ENODEV:
+            raise
+
+
+class ServerLinks:
+    """The NICs inside one server's namespace, as they are.
+
+    :param fresh: the namespace was made just now: nothing to look at
+    """
+
+    def __init__(self, inner: IPRoute, outer: IPRoute, owner: str,
+                 fresh: bool) -> None:
+        self._inner = inner
+        self._outer = outer
+        self._owner = owner
+        self._links = {} if fresh else {
+            found['index']: found for found in veths(inner)}
+
+    def plug(self, nic: NicValues, name: str, bridge: int, up: bool,
+             undo: contextlib.ExitStack) -> bool:
+        """Bring one NIC to what it should be.
+
+        :returns: whether its neighbours must be told
+        """
+        # With nothing in the namespace, an existing tap can only be stale.
+        tap = self._tap(nic) if self._links else None
+        made = tap is None
+        if tap is None:
+            tap = self._make(nic, name)
+            undo.callback(delete, self._outer, tap['index'])
+        peer = self._links.get(tap.get('link')) or {'index': tap.get('link')}
+        moved = Interface(self._inner, peer).converge(nic, made)
+        was_up = bool(tap['flags'] & IFF_UP)
+        self._converge_tap(tap, {
+            'mtu': nic['mtu'], 'master': bridge,
+            'ifalias': f'{self._owner}:{nic["port_id"]}'},
+            state=up and nic['up'])
+        return bool(up and nic['up'] and (moved or not was_up))
+
+    def _tap(self, nic: NicValues) -> Any:
+        """Return the NIC's tap if its other end is here.
+
+        :raises WiringError: the name is taken by something else
+        """
+        tap = segments.link(self._outer, ifname=nic['tap'])
+        if tap is None:
+            return None
+        if segments.kind(tap) != 'veth':
+            raise WiringError(f'{nic["tap"]} exists and is not a veth link')
+        peer = self._links.get(tap.get('link'))
+        if peer is not None and peer.get('link') == tap['index']:
+            return tap
+        # Of a namespace that is gone, or of the server that had this port
+        # before. Neutron gave it to this server now.
+        LOG.warning('Removing stale link %s of %s', nic['tap'],
+                    tap.get('ifalias'))
+        delete(self._outer, tap['index'])
+        return None
+
+    def _make(self, nic: NicValues, name: str) -> Any:
+        """Make both ends of a NIC; return the tap."""
+        try:
+            self._add(nic, name)
+        except NetlinkError as e:
+            if e.code != errno.EEXIST or self._tap(nic) is not None:
+                raise
+            self._add(nic, name)
+        return segments.link(self._outer, ifname=nic['tap'])
+
+    def _add(self, nic: NicValues, name: str) -> None:
+        """Add both ends in one request: no name or MAC but the final one."""
+        with namespaces.opened(name) as server:
+            self._outer.link(
+                'add', ifname=nic['tap'], kind='veth', mtu=nic['mtu'],
+                address=TAP_MAC + nic['mac'][2:],
+                peer={'ifname': self._free(nic['name']),
+                      'address': nic['mac'], 'mtu': nic['mtu'],
+                      'net_ns_fd': server})
+
+    def _free(self, name: str) -> str:
+        """Return ``name``, or the next ethN that no other port has."""
+        taken = {found.get('ifname') for found in veths(self._inner)} \
+            if self._links else set()
+        number = 0
+        while name in taken:
+            name, number = f'eth{number}', number + 1
+        return name
+
+    def _converge_tap(self, tap: Any, wanted: dict[str, Any],
+                      state: bool) -> None:
+        change = {key: value for key, value in wanted.items()
+                  if tap.get(key) != value}
+        if bool(tap['flags'] & IFF_UP) != state:
+            change['state'] = 'up' if state else 'down'
+        if change:
+            self._outer.link('set', index=tap['index'], **change)
+
+
+def _announce_later(fabric: str, name: str,
+                    nics: Iterable[NicValues]) -> None:
+    """Announce without waiting: closing a packet socket takes 10 ms."""
+    if nics:
+        threading.Thread(target=_announce, args=(fabric, name, nics),
+                         name=f'announce-{name}', daemon=True).start()
+
+
+def _announce(fabric: str, name: str, nics: Iterable[NicValues]) -> None:
+    """Announce addresses; afterwards the calling thread is in ``name``.
+
+    A lost announcement costs the neighbours a time-out, no more: so it is
+    no error.
+    """
+    try:
+        with namespaces.netlink(fabric) as outer:
+            ready = [(nic, _forwarding(outer, nic['tap'])) for nic in nics]
+        namespaces.enter(name)
+        for nic, tap in ready:
+            if tap is not None:
+                frames.send(socket.if_indextoname(tap.get('link')),
+                            nic['mac'], nic['addresses'])
+    except (NetlinkError, OSError) as e:
+        level = log.DEBUG if e.args[0] in GONE else log.WARNING
+        LOG.log(level, 'Could not announce addresses in %s: %s', name, e)
+
+
+def _forwarding(outer: IPRoute, tap: str) -> Any:
+    """Return a tap once its bridge carries its frames; None if absent."""
+    deadline = time.monotonic() + FORWARDING_TIMEOUT
+    while found := segments.link(outer, ifname=tap):
+        state = found.get_nested('IFLA_LINKINFO', 'IFLA_INFO_SLAVE_DATA',
+                                 'IFLA_BRPORT_STATE')
+        if state == FORWARDING or time.monotonic() > deadline:
+            return found
+        time.sleep(0.001)
     return None
-
-
-@privsep.net.entrypoint
-def unplug(fabric: str, names: list[str]) -> None:
-    """Remove taps by name; absent ones are fine."""
-    with contextlib.suppress(FileNotFoundError):
-        _fabric(fabric, lambda ipr: _delete_named(ipr, names))
-
-
-@privsep.net.entrypoint
-def destroy(fabric: str, netns: str, server: str, links_path: str) -> None:
-    """Remove taps, namespace and the runtime's links of a server."""
-    # Gone when the whole fabric is: with it went the taps.
-    with contextlib.suppress(FileNotFoundError):
-        _fabric(fabric, lambda ipr: _delete_of(ipr, server))
-    target = namespace.path(netns)
-    for link in _links(links_path):
-        if link.is_symlink() and os.readlink(link) == target:
-            link.unlink(missing_ok=True)
-    namespace.remove(netns)
-
-
-@privsep.net.entrypoint
-def set_carrier(fabric: str, server: str, up: bool) -> None:
-    """Set a server's taps up or down; none is fine."""
-    with contextlib.suppress(FileNotFoundError):
-        _fabric(fabric, lambda ipr: taps.set_state(ipr, server, up))
-
-
-@privsep.net.entrypoint
-def counters(fabric: str, netns: str, server: str) -> list[dict[str, Any]]:
-    """Return the counters and MAC of each NIC of a server."""
-    rows = _fabric(fabric, lambda ipr: list(taps.counters(ipr, server)))
-    with contextlib.suppress(FileNotFoundError):
-        macs = namespace.run_in(netns, _peers)
-        for row in rows:
-            row['mac'] = macs.get(row.pop('peer'))
-    return rows
-
-
-@privsep.net.entrypoint
-def join(links_path: str, container_id: str, netns: str) -> None:
-    """Tell the runtime which namespace a container belongs to."""
-    folder = pathlib.Path(links_path)
-    folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-    new = folder / f'.{container_id}'
-    new.unlink(missing_ok=True)
-    new.symlink_to(namespace.path(netns))
-    new.rename(folder / container_id)
-
-
-@privsep.net.entrypoint
-def forget(links_path: str, container_id: str) -> None:
-    """Take back what ``join`` told; absent is fine."""
-    (pathlib.Path(links_path) / container_id).unlink(missing_ok=True)
-
-
-# Inside the privileged process
-
-def _fabric(name: str, work: Callable[[IPRoute], Any]) -> Any:
-    """Run ``work`` with a netlink socket in the fabric's namespace."""
-    return namespace.run_in(name, lambda: _with_netlink(work))
-
-
-def _with_netlink(work: Callable[[IPRoute], Any]) -> Any:
-    with IPRoute() as ipr:
-        return work(ipr)
-
-
-def _links(links_path: str) -> list[pathlib.Path]:
-    with contextlib.suppress(FileNotFoundError):
-        return list(pathlib.Path(links_path).iterdir())
-    return []
-
-
-def _plug_taps(ipr: IPRoute, server: str, netns: str,
-               nics: list[dict[str, Any]], up: bool,
-               made: list[str]) -> None:
-    for nic in nics:
-        new = taps.ensure(ipr, server, netns, nic, up)
-        made += [nic['tap']] if new else []
-
-
-def _remake(ipr: IPRoute, server: str, netns: str,
-            nics: list[dict[str, Any]], up: bool, made: list[str]) -> None:
-    _delete_named(ipr, [nic['tap'] for nic in nics])
-    _plug_taps(ipr, server, netns, nics, up, made)
-
-
-def _configure(netns: str, nics: list[dict[str, Any]],
-               made: list[str]) -> list[dict[str, Any]]:
-    """Configure the server's ends; return the NICs that have none."""
-    def work(ipr: IPRoute) -> list[dict[str, Any]]:
-        guest.loopback(ipr)
-        return [nic for nic in nics
-                if not guest.configure(ipr, nic, nic['tap'] in made)]
-
-    return namespace.run_in(netns, lambda: _with_netlink(work))
-
-
-def _announce(netns: str, nics: list[dict[str, Any]]) -> None:
-    """Announce addresses without waiting: closing a raw socket is slow."""
-    def work() -> None:
-        for nic in nics:
-            announce.announce(nic)
-
-    def enter() -> None:
-        # The server may be deleted meanwhile.
-        with contextlib.suppress(OSError):
-            namespace.run_in(netns, work)
-
-    threading.Thread(target=enter, daemon=True,
-                     name=f'announce-{netns}').start()
-
-
-def _delete_named(ipr: IPRoute, names: list[str]) -> None:
-    for name in names:
-        link = taps.find(ipr, name)
-        if link is not None:
-            taps.delete(ipr, link['index'])
-
-
-def _delete_of(ipr: IPRoute, server: str) -> None:
-    for link in taps.of_server(ipr, server):
-        taps.delete(ipr, link['index'])
-
-
-def _peers() -> dict[int, str]:
-    """Return {interface index: MAC} of the namespace we are in."""
-    with IPRoute() as ipr:
-        return {link['index']: link.get('address')
-                for link in ipr.link('dump')}

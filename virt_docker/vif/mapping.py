@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Links by which the OCI runtime finds the namespace of a container."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+
+from nova_vcloud import privsep
+
+# The engine's ids; anything else could leave the directory.
+_CONTAINER_ID = re.compile(r'[0-9a-f]{64}')
+
+
+@privsep.net.entrypoint
+def join(directory: str, container_id: str, namespace: str) -> None:
+    """Link a container to the path of a namespace, at once or not at all.
+
+    :raises ValueError: not the id of a container
+    """
+    link = _link(directory, container_id)
+    os.makedirs(directory, mode=0o755, exist_ok=True)
+    with contextlib.suppress(OSError):
+        if os.readlink(link) == namespace:
+            return
+    new = f'{link}.new'
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(new)
+    os.symlink(namespace, new)
+    os.replace(new, link)
+
+
+@privsep.net.entrypoint
+def forget(directory: str, container_id: str) -> None:
+    """Remove the link of a container; an absent one is fine."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(_link(directory, container_id))
+
+
+@privsep.net.entrypoint
+def forget_namespace(directory: str, namespace: str) -> None:
+    """Remove every link to a namespace."""
+    try:
+        links = list(os.scandir(directory))
+    except FileNotFoundError:
+        return
+    for link in links:
+        with contextlib.suppress(OSError):
+            if os.readlink(link.path) == namespace:
+                os.unlink(link.path)
+
+
+def _link(directory: str, container_id: str) -> str:
+    if not _CONTAINER_ID.fullmatch(container_id):
+        raise ValueError(f'not the id of a container: {container_id!r}')
+    return os.path.join(directory, container_id)

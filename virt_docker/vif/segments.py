@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bridge of a network segment on this host."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import errno
+import socket
+from typing import Any
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from nova_vcloud import exception
+
+
+class WiringError(exception.NovaVcloudException):
+    """A NIC cannot be connected on this host; says what to look at."""
+
+
+def link(socket: IPRoute, **by: Any) -> Any:
+    """Return a link by name (ifname=) or index (index=), None if absent."""
+    try:
+        return next(iter(socket.link('get', **by)))
+    except NetlinkError as e:
+        if e.code in (errno.ENODEV, errno.ENXIO):
+            return None
+        raise
+
+
+def kind(found: Any) -> str | None:
+    """Return what made a link: 'bridge', 'veth'...; None for hardware."""
+    info = found.get('linkinfo')
+    return info.get('kind') if info else None
+
+
+def bridge(fabric: IPRoute, nic: Mapping[str, Any],
+           uplinks: Mapping[str, str]) -> int:
+    """Return the index of the bridge of a NIC's segment.
+
+    A flat network's bridge is the operator's; that of a VLAN is made on
+    first use, with the tagged interface of the physical network in it.
+
+    :raises WiringError: it does not exist or cannot be made
+    """
+    if nic['vlan'] is None:
+        found = link(fabric, ifname=nic['bridge'])
+        if found is None or kind(found) != 'bridge':
+            raise WiringError(
+                f'bridge {nic["bridge"]} does not exist on host '
+                f'{socket.gethostname()}; create it, or correct '
+                '[ml2_vcloud] bridge_mappings of Neutron')
+        return int(found['index'])
+    return _vlan_bridge(fabric, nic, uplinks)
+
+
+def _vlan_bridge(fabric: IPRoute, nic: Mapping[str, Any],
+                 uplinks: Mapping[str, str]) -> int:
+    vlan, physical_network = nic['vlan'], nic['physical_network']
+    name = uplinks.get(physical_network)
+    uplink = link(fabric, ifname=name) if name else None
+    if uplink is None:
+        raise WiringError(
+            f'VLAN {vlan} of physical network {physical_network} has no '
+            f'interface on host {socket.gethostname()}; see '
+            '[vcloud_net] uplinks')
+    # By index: 'bridge.vlan' may be longer than a name can be.
+    tagged = _ensure(fabric, f'vc{uplink["index"]}.{vlan}', kind='vlan',
+                     link=uplink['index'], vlan_id=vlan)
+    made = _ensure(fabric, f'vb{uplink["index"]}.{vlan}', kind='bridge')
+    if tagged.get('master') != made['index']:
+        fabric.link('set', index=tagged['index'], master=made['index'],
+                    state='up')
+        fabric.link('set', index=made['index'], state='up',
+                    ifalias=f'nova-vcloud: VLAN {vlan} on {name}')
+    return int(made['index'])
+
+
+def _ensure(fabric: IPRoute, name: str, **attributes: Any) -> Any:
+    """Return a link by name, made now if need be."""
+    found = link(fabric, ifname=name)
+    if found is not None:
+        return found
+    try:
+        fabric.link('add', ifname=name, **attributes)
+    except NetlinkError as e:
+        if e.code == errno.EOPNOTSUPP:
+            raise WiringError(
+                f'the kernel of host {socket.gethostname()} has no links of '
+                f'kind {attributes["kind"]} (modprobe 8021q)') from e
+        if e.code != errno.EEXIST:  # another thread was faster
+            raise
+    return link(fabric, ifname=name)
