@@ -135,7 +135,7 @@ def test_unknown_image(desk: Desk):
 def test_image_that_is_no_archive(fault):
     message = fault('noise', b'QFI\xfb' + b'\0' * 100_000)
     assert 'unacceptable' in message
-    assert 'tar' in message
+    assert 'qcow2' in message
 
 
 def test_image_that_is_cut_short(desk: Desk, fault):
