@@ -365,7 +365,7 @@ def large():
     outer.size = 512 + size + 1024
     yield outer.tobuf() + inner.tobuf()
     for _ in range(size // CHUNK):
-        yield block
+        yield b'\0' * CHUNK  # a new object each time, or holding it is free
     yield bytes(1024) + rest[512 + len(pack()):]
 
 

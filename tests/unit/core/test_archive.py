@@ -253,10 +253,9 @@ def head(name, size):
     info.size = size
     return info.tobuf()
 def source():
-    block = bytes(65536)
     yield head(sys.argv[1], GIB)
-    for _ in range(GIB // len(block)):
-        yield block
+    for _ in range(GIB // 65536):
+        yield b'x' * 65536  # a new object each time, or holding it is free
     yield head('c.json', 2) + b'{}' + bytes(510)
     manifest = b'[{"Config": "c.json", "Layers": ["%s"]}]' % (
         sys.argv[1].encode())
