@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from collections.abc import Sequence
 import dataclasses
 from typing import Any
-from typing import Protocol
 
 from nova import objects
 from oslo_utils import units
+
+from nova_vcloud.virt_docker.addresses import Nic
 
 LABEL = 'org.openstack.nova.'
 LABEL_UUID = LABEL + 'uuid'
@@ -18,13 +18,6 @@ LABEL_HOST = LABEL + 'host'
 LABEL_NAME = LABEL + 'name'
 
 SHARES_PER_VCPU = 1024  # what the kernel gives a cgroup nobody configured
-
-
-class Addressed(Protocol):
-    """What this module reads of a NIC."""
-
-    addresses: Sequence[str]
-    dns: Sequence[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +56,7 @@ def labels(instance: objects.Instance, host: str) -> dict[str, str]:
     }
 
 
-def build(instance: objects.Instance, image: str, nics: Iterable[Addressed],
+def build(instance: objects.Instance, image: str, nics: Iterable[Nic],
           defaults: Defaults, host: str) -> dict[str, Any]:
     """Return the body of ``POST /containers/create``.
 
@@ -118,7 +111,7 @@ def _privileges(defaults: Defaults) -> dict[str, Any]:
     }
 
 
-def _hosts(hostname: str, nics: Iterable[Addressed]) -> list[str]:
+def _hosts(hostname: str, nics: Iterable[Nic]) -> list[str]:
     return [f'{hostname}:{address.partition("/")[0]}'
             for nic in nics for address in nic.addresses]
 

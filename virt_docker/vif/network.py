@@ -17,6 +17,7 @@ from oslo_utils import uuidutils
 from nova_vcloud.virt_docker.addresses import Nic
 from nova_vcloud.virt_docker.vif import mapping
 from nova_vcloud.virt_docker.vif import namespaces
+from nova_vcloud.virt_docker.vif import segments
 from nova_vcloud.virt_docker.vif import wiring
 
 LOG = log.getLogger(__name__)
@@ -142,7 +143,7 @@ def _values(nics: Iterable[Nic]) -> list[dict[str, Any]]:
 def _plug_errors() -> Iterator[None]:
     try:
         yield
-    except (wiring.WiringError, OSError) as e:
+    except (segments.WiringError, OSError) as e:
         raise exception.VirtualInterfacePlugException(
             f'Network of the server cannot be set up: {e}') from e
 
@@ -151,6 +152,6 @@ def _plug_errors() -> Iterator[None]:
 def _unplug_errors() -> Iterator[None]:
     try:
         yield
-    except (wiring.WiringError, OSError) as e:
+    except (segments.WiringError, OSError) as e:
         raise exception.VirtualInterfaceUnplugException(
             reason=str(e)) from e
