@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What Nova's resource audit costs the engine."""
+
+import dockerd as dockerd_fixture
+from nova import objects
+from nova.compute import provider_tree
+import nova.conf
+from oslo_utils import uuidutils
+import pytest
+
+from nova_vcloud.virt_docker import spec
+
+objects.register_all()
+
+from nova_vcloud.virt_docker import driver as docker_driver  # noqa: E402
+
+NODE = 'audited'
+
+
+@pytest.fixture
+def driver(dockerd, tmp_path):
+    """The driver, set up as nova-compute sets it up."""
+    conf = nova.conf.CONF
+    conf([], project='nova', default_config_files=[])
+    docker_driver.docker_conf.register_opts(conf)
+    wanted = {('docker', 'url'): dockerd.url,
+              ('docker', 'runtime_links_path'): str(dockerd.links),
+              (None, 'host'): NODE, (None, 'state_path'): str(tmp_path)}
+    for (group, name), value in wanted.items():
+        conf.set_override(name, value, group)
+    found = docker_driver.DockerDriver(None)
+    found.init_host(NODE)
+    yield found
+    found.cleanup_host(NODE)
+    for group, name in wanted:
+        conf.clear_override(name, group)
+
+
+def audit(driver) -> int:
+    """Do what the audit does; return how often the engine was asked."""
+    before = driver._engine.calls
+    found = driver.get_available_resource(NODE)
+    assert found['vcpus'] > 0
+    tree = provider_tree.ProviderTree()
+    tree.new_root(NODE, uuidutils.generate_uuid(), generation=0)
+    driver.update_provider_tree(tree, NODE)
+    assert set(tree.data(NODE).inventory) == {'VCPU', 'MEMORY_MB', 'DISK_GB'}
+    return driver._engine.calls - before
+
+
+def test_one_engine_call_however_many_servers(driver, dockerd):
+    assert audit(driver) == 1
+    for number in range(20):
+        uuid = uuidutils.generate_uuid()
+        dockerd.engine.create(spec.container_name(uuid), {
+            'Image': dockerd_fixture.IMAGE, 'Cmd': ['true'],
+            'Labels': {spec.LABEL_UUID: uuid, spec.LABEL_HOST: NODE,
+                       spec.LABEL_NAME: f'instance-{number}'}})
+    try:
+        assert len(driver.list_instance_uuids()) == 20
+        assert audit(driver) == 1
+    finally:
+        for container in dockerd.containers():
+            dockerd.engine.remove(container)
+
+
+def test_containers_of_other_hosts_are_not_seen(driver, dockerd):
+    dockerd.engine.create('other', {
+        'Image': dockerd_fixture.IMAGE, 'Cmd': ['true'],
+        'Labels': {spec.LABEL_UUID: 'x', spec.LABEL_HOST: 'elsewhere'}})
+    dockerd.engine.create('stranger', {
+        'Image': dockerd_fixture.IMAGE, 'Cmd': ['true']})
+    try:
+        assert driver.list_instance_uuids() == []
+    finally:
+        for container in dockerd.containers():
+            dockerd.engine.remove(container)
