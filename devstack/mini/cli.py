@@ -34,7 +34,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog='minicloud', description=__doc__, allow_abbrev=False
     )
-    verbs = parser.add_subparsers(dest='verb', required=True, metavar='COMMAND')
+    verbs = parser.add_subparsers(
+        dest='verb', required=True, metavar='COMMAND'
+    )
 
     def verb(name: str, text: str) -> argparse.ArgumentParser:
         return verbs.add_parser(name, help=text, description=text)
@@ -77,7 +79,9 @@ def _lock(cloud: settings.Cloud) -> Iterator[None]:
 
     :raises MinicloudError: when another command holds it.
     """
-    path = cloud.home.with_name(f'{cloud.home.name}.lock')
+    # Not in the cloud's home: `clean` removes that.
+    name = str(cloud.home).strip('/').replace('/', '-')
+    path = cloud.cache / 'locks' / name
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open('w') as stream:
         try:
@@ -90,13 +94,19 @@ def _lock(cloud: settings.Cloud) -> Iterator[None]:
         yield
 
 
-def _enter_venv(cloud: settings.Cloud, argv: Sequence[str]) -> None:
+def _enter_venv(
+    cloud: settings.Cloud, argv: Sequence[str], options: argparse.Namespace
+) -> None:
     """Go on under the venv's interpreter, unless this is it.
+
+    `up` installs first what is missing.
 
     :raises MinicloudError: when there is no venv yet.
     """
     if pathlib.Path(sys.prefix) == cloud.venv:
         return
+    if options.verb == 'up' and not options.no_install:
+        install.everything(cloud, options.editable)
     if not cloud.python.is_file():
         raise errors.MinicloudError(
             f'no virtual environment in {cloud.venv}',
@@ -156,16 +166,16 @@ def main(argv: Sequence[str]) -> int:
     try:
         cloud = settings.load(hosts=getattr(options, 'hosts', None))
         if options.verb in IN_VENV:
-            in_venv = pathlib.Path(sys.prefix) == cloud.venv
-            if options.verb == 'up' and not in_venv:
-                if not options.no_install:
-                    install.everything(cloud, options.editable)
-            _enter_venv(cloud, argv)
+            _enter_venv(cloud, argv, options)
         exclusive = options.verb in EXCLUSIVE
         with _lock(cloud) if exclusive else contextlib.nullcontext():
             _run(cloud, options)
     except errors.MinicloudError as error:
         print(error.report(), file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # Who read our output has seen enough, as `| head` does.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
         print('minicloud: interrupted', file=sys.stderr)

@@ -18,7 +18,6 @@ def run(
     env: Mapping[str, str] | None = None,
     stdin: str | None = None,
     seconds: float = 600,
-    accept: Sequence[int] = (),
 ) -> None:
     """Run a program to its end; its output goes to ``log/NAME.log``.
 
@@ -26,7 +25,6 @@ def run(
     `down` ends it if this one is killed.
 
     :param seconds: after which the program is killed.
-    :param accept: exit statuses beside 0 that mean success.
     :raises MinicloudError: when it fails or takes too long.
     """
     log = cloud.log / f'{name}.log'
@@ -50,7 +48,7 @@ def run(
             raise errors.MinicloudError(
                 f'{words[0]} did not end within {seconds:.0f} s', log
             ) from None
-    if done.returncode and done.returncode not in accept:
+    if done.returncode:
         raise errors.MinicloudError(
             f'{pathlib.Path(words[0]).name} failed with status '
             f'{done.returncode}',

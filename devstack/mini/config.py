@@ -24,6 +24,7 @@ SECRET_NAMES = (
     'placement',
 )
 SERVICE_USERS = ('glance', 'neutron', 'nova', 'placement')
+CONTROLLER = 'controller'
 COMPUTE_DRIVER = 'virt_docker.DockerDriver'
 SCHEDULER_FILTERS = (
     'ComputeFilter',
@@ -80,6 +81,7 @@ def base_context(
         context[folder] = str(getattr(cloud, folder))
     context.update(
         name=cloud.name,
+        controller=CONTROLLER,
         physnet=settings.PHYSNET,
         bridge_mappings=','.join(
             f'{host.name}:{settings.PHYSNET}:{settings.BRIDGE}'

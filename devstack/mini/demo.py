@@ -3,7 +3,7 @@
 
 from collections.abc import Sequence
 import dataclasses
-import ipaddress
+import os
 import subprocess
 import time
 from typing import Any
@@ -276,17 +276,15 @@ def ssh(cloud: settings.Cloud, name: str, command: Sequence[str]) -> None:
 
     :raises MinicloudError: when there is no such server or no address.
     """
-    import os
-
     api = identity.connect(cloud)
     server = api.compute.find_server(name, all_projects=True)
     if server is None:
         raise errors.MinicloudError(f'there is no server {name!r}')
     server = api.compute.get_server(server.id)
-    found = sorted(map(ipaddress.ip_address, addresses(server)), key=lambda a: a.version)
+    found = sorted(addresses(server), key=lambda text: ':' in text)
     if not found:
         raise errors.MinicloudError(f'{name} has no address')
     words = access.ssh_command(
-        cloud, str(found[0]), _user(api, server), command
+        cloud, found[0], _user(api, server), command
     )
     os.execvp(words[0], words)

@@ -18,7 +18,10 @@ from mini import services
 from mini import settings
 from mini import steps
 
+COMPUTE_GRACE_SECONDS = 50.0
 ENGINE_GRACE_SECONDS = 15.0
+CONTROL_GRACE_SECONDS = 20.0
+BASE_GRACE_SECONDS = 30.0
 CONTROL_SERVICES = (
     *('keystone', 'placement', 'glance', 'nova-', 'neutron-'),
     'step',
@@ -60,7 +63,7 @@ def _end_engines(cloud: settings.Cloud) -> int:
         stopped = sum(pool.map(engines.stop_all, hosts))
     found = _mine(cloud, services.ENGINE)
     processes.end([p for p in found if not p.is_shim], ENGINE_GRACE_SECONDS)
-    leftovers.kill_containers(cloud)
+    leftovers.kill_containers(cloud.hosts)
     processes.end(_mine(cloud, services.ENGINE), 2)
     return stopped
 
@@ -71,7 +74,7 @@ def _remove_traces(cloud: settings.Cloud) -> None:
         leftovers.remove_shim_sockets(host)
     leftovers.unmount(cloud.home)
     leftovers.detach_loops(cloud.home)
-    leftovers.remove_cgroups(cloud)
+    leftovers.remove_cgroups(cloud.hosts)
     network.down(cloud)
     for host in cloud.hosts:
         host.socket.unlink(missing_ok=True)
@@ -86,14 +89,16 @@ def down(cloud: settings.Cloud, say: steps.Say) -> None:
     if not cloud.home.is_dir():
         say(f'no cloud in {cloud.home}')
         return
+    clock = steps.Clock(say)
     _end_supervisord(cloud)
-    processes.end(_mine(cloud, services.COMPUTE), 50)
-    say('compute services ended')
+    processes.end(_mine(cloud, services.COMPUTE), COMPUTE_GRACE_SECONDS)
+    clock.tick('compute services ended')
     count = _end_engines(cloud)
-    say(f'{count} containers stopped, engines ended')
-    processes.end(_mine(cloud, services.CONTROL), 50)
-    say('control services ended')
-    processes.end(_mine(cloud, services.BASE), 30)
+    clock.tick(f'{count} containers stopped, engines ended')
+    processes.end(_mine(cloud, services.CONTROL), CONTROL_GRACE_SECONDS)
+    clock.tick('control services ended')
+    processes.end(_mine(cloud, services.BASE), BASE_GRACE_SECONDS)
+    clock.tick('databases ended')
     left = list(processes.members(cloud.home))
     if left:
         pids = ', '.join(f'{p.pid} ({p.executable})' for p in left)
@@ -102,7 +107,7 @@ def down(cloud: settings.Cloud, say: steps.Say) -> None:
             advice='they wait in the kernel; look at /proc/PID/stack',
         )
     _remove_traces(cloud)
-    say('databases ended, namespaces and mounts removed')
+    clock.tick('namespaces, mounts and cgroups removed')
 
 
 def clean(cloud: settings.Cloud, say: steps.Say) -> None:

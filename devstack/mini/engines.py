@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Talk to the dockerd of a compute host with Docker's own client."""
 
+import shutil
 import subprocess
 
+from mini import leftovers
+from mini import processes
 from mini import settings
 
 
@@ -45,3 +48,19 @@ def stop_all(host: settings.Host, grace: int = 10) -> int:
             seconds=grace + 60 + len(ids),
         )
     return len(ids)
+
+
+def forget_dead(cloud: settings.Cloud) -> None:
+    """Clear the running state of hosts on which nothing runs any more.
+
+    After a reboot, or when all was killed, the files of an engine still tell
+    of containers that run. Their disks are elsewhere, and stay.
+    """
+    alive = {process.service for process in processes.members(cloud.home)}
+    for host in cloud.hosts:
+        if f'dockerd-{host.name}' in alive or not host.exec_root.is_dir():
+            continue
+        leftovers.kill_containers([host])
+        leftovers.remove_shim_sockets(host)
+        leftovers.unmount(host.exec_root)
+        shutil.rmtree(host.exec_root, ignore_errors=True)

@@ -10,11 +10,11 @@ import secrets
 import shutil
 
 from mini import config
-from mini import database
 from mini import errors
 from mini import identity
 from mini import install
 from mini import readiness
+from mini import schemas
 from mini import seed
 from mini import services
 from mini import settings
@@ -24,11 +24,6 @@ from mini import supervision
 PREFIX = 'fake-'
 DRIVER = 'fake.FakeDriver'
 IMAGE = 'fake'
-
-
-def _service(cloud: settings.Cloud, host: str) -> services.Service:
-    """Return nova-compute with the fake driver."""
-    return services.compute(cloud, host)
 
 
 def _write_config(cloud: settings.Cloud, name: str) -> None:
@@ -85,21 +80,23 @@ def up(cloud: settings.Cloud, say: steps.Say) -> None:
     name = f'{PREFIX}{secrets.token_hex(4)}'
     _write_config(cloud, name)
     _image(cloud)
-    service = _service(cloud, name)
+    api = identity.connect(cloud)
+    service = services.compute(cloud, name)
     control = supervision.Supervision(cloud)
     config.write_one(services.program(cloud, service))
     control.reread()
     control.start(service, install.project_hash(settings.SOURCE))
-    readiness.await_true(
-        f'{name} up',
-        lambda: seed.hosts_up(cloud, [name]),
-        lambda: control.require_alive(service.name),
+    readiness.await_with_log(
+        cloud,
+        control,
+        service.name,
+        lambda: seed.reports(
+            api, f'nova-compute {name}', control.started_at(service.name)
+        ),
     )
-    database.discover_hosts(cloud)
-    readiness.await_true(
-        f'{name} in its cell',
-        lambda: seed.hosts_mapped(cloud, [name]),
-        lambda: control.require_alive(service.name),
+    schemas.discover_hosts(cloud)
+    readiness.await_with_log(
+        cloud, control, service.name, lambda: seed.hosts_mapped(api, [name])
     )
     say(name)
 
@@ -108,7 +105,7 @@ def _remove(cloud: settings.Cloud, name: str) -> None:
     """Remove all that is known of one fake host."""
     api = identity.connect(cloud)
     control = supervision.Supervision(cloud)
-    service = _service(cloud, name)
+    service = services.compute(cloud, name)
     servers = list(api.compute.servers(all_projects=True, host=name))
     if servers:
         raise errors.MinicloudError(

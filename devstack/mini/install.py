@@ -62,7 +62,7 @@ PROGRAMS = (
     'ssh-keygen',
 )
 POLICY = pathlib.Path('/usr/sbin/policy-rc.d')
-POLICY_TEXT = '#!/bin/sh\n# Temporary, of the nova-vcloud mini cloud.\nexit 101\n'
+POLICY_TEXT = '#!/bin/sh\n# Temporary: the nova-vcloud mini cloud\nexit 101\n'
 SYSTEM_FOLDERS = '/usr/sbin:/sbin:/usr/bin:/bin'
 # What decides how the project behaves once installed.
 PROJECT_PARTS = (

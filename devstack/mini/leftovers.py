@@ -12,7 +12,10 @@ import time
 
 from mini import settings
 
+Hosts = Iterable[settings.Host]
 CGROUPS = pathlib.Path('/sys/fs/cgroup')
+# File to write, and what, under cgroup v1 and v2.
+THAW = {'freezer.state': 'THAWED', 'cgroup.freeze': '0'}
 ESCAPES = {r'\040': ' ', r'\011': '\t', r'\012': '\n', r'\134': '\\'}
 
 
@@ -38,9 +41,9 @@ def unmount(folder: pathlib.Path) -> None:
         subprocess.run(['umount', '--lazy', point], check=False)
 
 
-def _cgroup_folders(cloud: settings.Cloud) -> list[pathlib.Path]:
-    """Return the parent cgroups of our containers, in every hierarchy."""
-    names = {host.cgroup for host in cloud.hosts}
+def _cgroup_folders(hosts: Hosts) -> list[pathlib.Path]:
+    """Return the parent cgroups of hosts' containers, in every hierarchy."""
+    names = {host.cgroup for host in hosts}
     roots = [CGROUPS]
     if CGROUPS.is_dir():
         roots += [path for path in CGROUPS.iterdir() if path.is_dir()]
@@ -52,10 +55,10 @@ def _cgroup_folders(cloud: settings.Cloud) -> list[pathlib.Path]:
     ]
 
 
-def container_pids(cloud: settings.Cloud) -> set[int]:
-    """Return the processes in the cgroups of our containers."""
+def container_pids(hosts: Hosts) -> set[int]:
+    """Return the processes in the cgroups of hosts' containers."""
     found: set[int] = set()
-    for folder in _cgroup_folders(cloud):
+    for folder in _cgroup_folders(hosts):
         for path in folder.rglob('cgroup.procs'):
             # A container that ends takes its cgroup along.
             with contextlib.suppress(OSError):
@@ -63,34 +66,34 @@ def container_pids(cloud: settings.Cloud) -> set[int]:
     return found
 
 
-def _thaw(cloud: settings.Cloud) -> None:
+def _thaw(hosts: Hosts) -> None:
     """Let paused containers run, so that they can be killed."""
-    for folder in _cgroup_folders(cloud):
-        for name, word in (('freezer.state', 'THAWED'), ('cgroup.freeze', '0')):
+    for folder in _cgroup_folders(hosts):
+        for name, word in THAW.items():
             for path in folder.rglob(name):
                 with contextlib.suppress(OSError):
                     path.write_text(word)
 
 
-def kill_containers(cloud: settings.Cloud, seconds: float = 10) -> set[int]:
-    """Kill all processes of our containers; return those that stay."""
-    _thaw(cloud)
+def kill_containers(hosts: Hosts, seconds: float = 10) -> set[int]:
+    """Kill all processes of hosts' containers; return those that stay."""
+    _thaw(hosts)
     deadline = time.monotonic() + seconds
-    left = container_pids(cloud)
+    left = container_pids(hosts)
     while left and time.monotonic() < deadline:
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.05)
-        left = container_pids(cloud)
+        left = container_pids(hosts)
     return left
 
 
-def remove_cgroups(cloud: settings.Cloud) -> None:
+def remove_cgroups(hosts: Hosts) -> None:
     """Remove the cgroups of our hosts, the empty ones of ours first."""
-    for folder in _cgroup_folders(cloud):
+    for folder in _cgroup_folders(hosts):
         inner = [path for path in folder.rglob('*') if path.is_dir()]
-        for path in sorted(inner, reverse=True) + [folder]:
+        for path in [*sorted(inner, reverse=True), folder]:
             with contextlib.suppress(OSError):
                 path.rmdir()
 

@@ -3,6 +3,7 @@
 
 from collections.abc import Collection
 from collections.abc import Mapping
+import contextlib
 import errno
 import os
 import pathlib
@@ -53,14 +54,23 @@ def holder(port: int, proc: pathlib.Path = PROC) -> tuple[int, str] | None:
     for entry in proc.iterdir():
         if not entry.name.isdigit():
             continue
-        try:
-            links = {os.readlink(fd) for fd in (entry / 'fd').iterdir()}
-            if links & wanted:
-                raw = (entry / 'cmdline').read_bytes()
-                return int(entry.name), raw.replace(b'\0', b' ').decode()
-        except OSError:
-            continue
+        if wanted and _open_files(entry) & wanted:
+            raw = (entry / 'cmdline').read_bytes()
+            return int(entry.name), raw.replace(b'\0', b' ').decode()
     return None
+
+
+def _open_files(process: pathlib.Path) -> set[str]:
+    """Return what a process has open; less if it ends while we look."""
+    found: set[str] = set()
+    try:
+        for descriptor in (process / 'fd').iterdir():
+            # Descriptors come and go; the one of this listing is ours.
+            with contextlib.suppress(OSError):
+                found.add(os.readlink(descriptor))
+    except OSError:
+        pass
+    return found
 
 
 def require_free(ports: Mapping[str, int], own: Collection[int]) -> None:

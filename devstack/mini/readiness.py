@@ -56,11 +56,11 @@ def probe(cloud: settings.Cloud, service: str) -> Callable[[], bool]:
     if service.startswith('dockerd-compute'):
         host = cloud.host(int(service.removeprefix('dockerd-compute')))
         return lambda: engine_answers(host)
-    if service in ('rabbitmq', 'memcached', 'epmd', 'nova-serialproxy'):
+    if service in ('rabbitmq', 'memcached', 'nova-serialproxy'):
         return lambda: accepts_tcp(cloud.port(service))
     if service in settings.PORT_OFFSETS:
         return lambda: answers_http(cloud.url(service, '/'))
-    # The others tell Nova that they are up; see seed.hosts_up.
+    # The others tell Nova that they are up; see seed.reports.
     return lambda: True
 
 
@@ -86,19 +86,28 @@ def await_true(
         time.sleep(0.2)
 
 
-def await_service(
-    cloud: settings.Cloud, control: supervision.Supervision, name: str
+def await_with_log(
+    cloud: settings.Cloud,
+    control: supervision.Supervision,
+    name: str,
+    test: Callable[[], bool],
 ) -> None:
-    """Wait until a service is ready.
+    """Wait until ``test`` holds for a service.
 
-    :raises MinicloudError: with the service's log when it is not in time.
+    :raises MinicloudError: with the service's log, when it is not in time
+        or ends again and again.
     """
     try:
         await_true(
-            f'{name} ready',
-            probe(cloud, name),
-            lambda: control.require_alive(name),
+            f'{name} ready', test, lambda: control.require_alive(name)
         )
     except errors.MinicloudError as error:
         error.log = error.log or services.log_path(cloud, name)
         raise
+
+
+def await_service(
+    cloud: settings.Cloud, control: supervision.Supervision, name: str
+) -> None:
+    """Wait until a service answers."""
+    await_with_log(cloud, control, name, probe(cloud, name))

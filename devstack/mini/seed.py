@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a fresh cloud offers: flavors, images, a network, a key."""
 
+import datetime as dt
 import hashlib
 import pathlib
 from typing import Any
@@ -193,30 +194,29 @@ def upload_image(cloud: settings.Cloud, name: str) -> str | None:
     return f'{archive.stat().st_size >> 20} MiB'
 
 
-def compute_services(cloud: settings.Cloud) -> dict[str, str]:
-    """Return state per 'binary host' of Nova's services."""
-    compute = identity.connect(cloud).compute
-    return {f'{s.binary} {s.host}': s.state for s in compute.services()}
+def reports(api: connection.Connection, name: str, since: float) -> bool:
+    """Tell whether a service of Nova has said that it is up.
+
+    :param name: 'binary host' of the service.
+    :param since: Unix time; what was said before counts for nothing: Nova
+        calls a service up for a minute after its death.
+    """
+    for service in api.compute.services():
+        if f'{service.binary} {service.host}' == name:
+            said = service.updated_at
+            return service.state == 'up' and _unix_time(said) >= since
+    return False
 
 
-def hosts_up(cloud: settings.Cloud, hosts: list[str]) -> bool:
-    """Tell whether the nova-compute of all these hosts is up."""
-    states = compute_services(cloud)
-    return all(states.get(f'nova-compute {host}') == 'up' for host in hosts)
+def _unix_time(text: str | None) -> float:
+    """Return a time of Nova's, such as 2026-01-31T09:10:11.000000, UTC."""
+    if text is None:
+        return 0.0
+    moment = dt.datetime.fromisoformat(text)
+    return moment.replace(tzinfo=dt.UTC).timestamp()
 
 
-def hosts_mapped(cloud: settings.Cloud, hosts: list[str]) -> bool:
+def hosts_mapped(api: connection.Connection, hosts: list[str]) -> bool:
     """Tell whether the hosts belong to a cell and offer resources."""
-    compute = identity.connect(cloud).compute
-    known = {entry.name for entry in compute.hypervisors()}
+    known = {entry.name for entry in api.compute.hypervisors()}
     return set(hosts) <= known
-
-
-def controllers_up(cloud: settings.Cloud) -> bool:
-    """Tell whether conductor and scheduler are up."""
-    up = {
-        name.split()[0]
-        for name, state in compute_services(cloud).items()
-        if state == 'up'
-    }
-    return {'nova-conductor', 'nova-scheduler'} <= up

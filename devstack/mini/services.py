@@ -66,7 +66,8 @@ def _uwsgi(
         str(cloud.venv),
         *'--die-on-term --threads 4 --enable-threads --need-app'.split(),
         *'--thunder-lock --buffer-size 65535 --http-chunked-input'.split(),
-        *'--disable-logging --log-5xx'.split(),
+        # Glance's idle threads would make the end of Python wait for ever.
+        *'--skip-atexit-teardown --disable-logging --log-5xx'.split(),
         '--add-header',
         'Connection: close',
     )
@@ -103,15 +104,7 @@ def _base(cloud: settings.Cloud, secret: dict[str, str]) -> list[Service]:
             BASE,
             stop_seconds=30,
         ),
-        Service(
-            'epmd',
-            (
-                'epmd',
-                *('-address', '127.0.0.1'),
-                *('-port', str(cloud.port('epmd'))),
-            ),
-            BASE,
-        ),
+        # It starts Erlang's port mapper, epmd, itself.
         Service(
             'rabbitmq',
             ('/usr/lib/rabbitmq/bin/rabbitmq-server',),
@@ -206,9 +199,12 @@ def _daemon(
 
 def compute(cloud: settings.Cloud, host: str) -> Service:
     """Return the nova-compute of the host with this name."""
-    return _daemon(
+    service = _daemon(
         cloud, f'nova-compute-{host}', COMPUTE, [f'nova/{host}.conf']
     )
+    # Tests write there the step of spawn at which to die.
+    crash = {'NOVA_VCLOUD_CRASH_FILE': str(cloud.home / host / 'crash-at')}
+    return dataclasses.replace(service, env=crash)
 
 
 def engine(cloud: settings.Cloud, host: settings.Host) -> Service:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 
 from mini import errors
 
@@ -183,6 +184,16 @@ def _number(value: int | str, name: str, low: int, high: int) -> int:
     return number
 
 
+def _name(value: str) -> str:
+    """Return a name that namespaces and cgroups can begin with, or raise."""
+    if not re.fullmatch(r'[a-z][a-z0-9-]{0,14}', value):
+        raise errors.MinicloudError(
+            f'MINICLOUD_NAME must be up to 15 small letters, digits and '
+            f'hyphens, not {value!r}'
+        )
+    return value
+
+
 def load(
     environ: Mapping[str, str] = os.environ, hosts: int | None = None
 ) -> Cloud:
@@ -205,7 +216,7 @@ def load(
     )
     wanted: dict[str, int | str] = {}
     if environ.get('MINICLOUD_NAME'):
-        wanted['name'] = environ['MINICLOUD_NAME']
+        wanted['name'] = _name(environ['MINICLOUD_NAME'])
     if environ.get('MINICLOUD_PORT_BASE'):
         wanted['port_base'] = _number(
             environ['MINICLOUD_PORT_BASE'], 'MINICLOUD_PORT_BASE', 1024, 32000

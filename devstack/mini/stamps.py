@@ -2,6 +2,7 @@
 """Remember which one-time work is done, and with what it was done."""
 
 from collections.abc import Callable
+import pathlib
 
 from mini import settings
 
@@ -13,10 +14,19 @@ def once(
 
     :returns: a remark when there was nothing to do.
     """
-    stamp = cloud.data / 'stamps' / name
+    stamp = _path(cloud, name)
     if stamp.is_file() and stamp.read_text() == key:
         return 'done already'
     work()
     stamp.parent.mkdir(parents=True, exist_ok=True)
     stamp.write_text(key)
     return None
+
+
+def ever(cloud: settings.Cloud, name: str) -> bool:
+    """Tell whether the work was done before, with whatever key."""
+    return _path(cloud, name).is_file()
+
+
+def _path(cloud: settings.Cloud, name: str) -> pathlib.Path:
+    return cloud.data / 'stamps' / name

@@ -62,7 +62,7 @@ def rows(cloud: settings.Cloud) -> list[Row]:
 def total_mib(cloud: settings.Cloud) -> tuple[int, int]:
     """Return MiB used by the cloud itself, and by its servers."""
     own = sum(_memory(cloud).values())
-    guests = leftovers.container_pids(cloud)
+    guests = leftovers.container_pids(cloud.hosts)
     servers = sum(processes.pss_bytes(pid) for pid in guests)
     return own // MIB, servers // MIB
 
@@ -77,16 +77,15 @@ def _version(package: str) -> str:
 def summary(cloud: settings.Cloud) -> str:
     """Return how to use the cloud, in a few lines."""
     own, servers = total_mib(cloud)
-    return '\n'.join(
-        [
-            f'memory: {own} MiB for the cloud, {servers} MiB in servers',
-            f'. {config.openrc_path(cloud, "admin")}   # or '
-            f'{config.openrc_path(cloud, "demo")}, a tenant',
-            'openstack server create --image debian-12 --flavor c1.small '
-            '--key-name operator --nic net-id=lan,v4-fixed-ip=10.77.0.50 '
-            '--wait web',
-            'devstack/minicloud ssh web',
-        ]
+    return (
+        f'memory: {own} MiB for the cloud, {servers} MiB in servers\n'
+        'how to use it:\n'
+        f'  . {config.openrc_path(cloud, "admin")}   # a tenant: '
+        f'{config.openrc_path(cloud, "demo").name}\n'
+        '  openstack server create --image debian-12 --flavor c1.small '
+        '--key-name operator --nic net-id=lan,v4-fixed-ip=10.77.0.50 '
+        '--wait web\n'
+        '  devstack/minicloud ssh web'
     )
 
 

@@ -41,6 +41,26 @@ def check(steps: list[Step]) -> None:
         waiting = {n: a for n, a in waiting.items() if n not in able}
 
 
+class Clock:
+    """Say lines with the seconds since the start and since the last."""
+
+    def __init__(self, say: Say) -> None:
+        self._say = say
+        self._begin = self._last = time.monotonic()
+
+    def tick(self, text: str, since: float | None = None) -> float:
+        """Say that something ended; return the seconds since the start.
+
+        :param since: when it began, by default at the last tick.
+        """
+        now = time.monotonic()
+        took = now - (self._last if since is None else since)
+        self._last = now
+        elapsed = now - self._begin
+        self._say(f'[{elapsed:6.1f} s] {text:<42} {took:5.1f} s')
+        return elapsed
+
+
 class Runner:
     """Run steps as soon as the ones before them are done."""
 

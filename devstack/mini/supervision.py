@@ -146,5 +146,9 @@ class Supervision:
                 f'`minicloud logs {name}`, then `minicloud up` again',
             )
 
+    def started_at(self, name: str) -> float:
+        """Return when a service was started last, in Unix time."""
+        return float(self._rpc().getProcessInfo(name)['start'])
+
     def _mark(self, name: str) -> pathlib.Path:
         return self._cloud.run / 'started' / name

@@ -6,6 +6,7 @@ import os
 
 from mini import config
 from mini import database
+from mini import engines
 from mini import errors
 from mini import identity
 from mini import install
@@ -13,6 +14,7 @@ from mini import network
 from mini import ports
 from mini import processes
 from mini import readiness
+from mini import schemas
 from mini import seed
 from mini import services
 from mini import settings
@@ -39,6 +41,7 @@ def preflight(cloud: settings.Cloud, control: supervision.Supervision) -> str:
         orphans = [p for p in orphans if p.service == 'step']
     orphans = [p for p in orphans if not p.is_shim]
     processes.end(orphans)
+    engines.forget_dead(cloud)
     own = {p.pid for p in processes.members(cloud.home)}
     wanted = {name: cloud.port(name) for name in settings.PORT_OFFSETS}
     ports.require_free(wanted, own)
@@ -83,11 +86,6 @@ class Ascent:
         database.initialize(self._cloud)
         return self.service('mariadb')()
 
-    def rabbitmq(self) -> str | None:
-        """Start Erlang's port mapper, then the broker."""
-        self.service('epmd')()
-        return self.service('rabbitmq')()
-
     def neutron_api(self) -> str | None:
         """Start Neutron's API and let it load its policies."""
         remark = self.service('neutron-api')()
@@ -101,37 +99,38 @@ class Ascent:
     def hosts_ready(self) -> str:
         """Wait until Nova counts every compute host, and map them."""
         names = [host.name for host in self._cloud.hosts]
-
-        def check() -> None:
-            for name in names:
-                self._control.require_alive(f'nova-compute-{name}')
-
-        try:
-            readiness.await_true(
-                'nova-compute up',
-                lambda: seed.hosts_up(self._cloud, names),
-                check,
-            )
-        except errors.MinicloudError as error:
-            log = services.log_path(self._cloud, f'nova-compute-{names[0]}')
-            error.log = error.log or log
-            raise
-        if not seed.hosts_mapped(self._cloud, names):
-            database.discover_hosts(self._cloud)
+        binaries = {f'nova-compute {n}': f'nova-compute-{n}' for n in names}
+        self._await_reports(binaries)
+        api = identity.connect(self._cloud)
+        if not seed.hosts_mapped(api, names):
+            schemas.discover_hosts(self._cloud)
         readiness.await_true(
             'compute hosts in their cell',
-            lambda: seed.hosts_mapped(self._cloud, names),
-            check,
+            lambda: seed.hosts_mapped(api, names),
+            lambda: None,
         )
         return ', '.join(names)
 
     def controllers_ready(self) -> None:
         """Wait until conductor and scheduler report to Nova."""
-        for name in ('nova-conductor', 'nova-scheduler'):
-            readiness.await_true(
-                'nova-conductor and nova-scheduler up',
-                lambda: seed.controllers_up(self._cloud),
-                lambda: self._control.require_alive(name),  # noqa: B023
+        names = ('nova-conductor', 'nova-scheduler')
+        self._await_reports({f'{n} {config.CONTROLLER}': n for n in names})
+
+    def _await_reports(self, binaries: dict[str, str]) -> None:
+        """Wait until services have told Nova that they are up.
+
+        :param binaries: our name of each service, by 'binary host'.
+        :raises MinicloudError: with the log of a service that does not.
+        """
+        api = identity.connect(self._cloud)
+        for told, name in binaries.items():
+            readiness.await_with_log(
+                self._cloud,
+                self._control,
+                name,
+                lambda told=told, name=name: seed.reports(
+                    api, told, self._control.started_at(name)
+                ),
             )
 
     def plan(self) -> list[steps.Step]:
@@ -151,14 +150,14 @@ class Ascent:
             steps.Step('operator key', lambda: seed.operator_key(cloud)),
             steps.Step('supervisord', self.declare),
             steps.Step('mariadb', self.mariadb, ('supervisord',)),
-            steps.Step('rabbitmq', self.rabbitmq, ('supervisord',)),
+            steps.Step('rabbitmq', self.service('rabbitmq'), ('supervisord',)),
             steps.Step(
                 'memcached, docker-registry',
                 self.service('memcached', 'docker-registry'),
                 ('supervisord',),
             ),
             steps.Step(
-                'keystone keys', lambda: database.keystone_keys(cloud)
+                'keystone keys', lambda: schemas.keystone_keys(cloud)
             ),
             *(
                 steps.Step(
@@ -172,24 +171,24 @@ class Ascent:
     def _database_steps(self) -> list[steps.Step]:
         cloud, secret = self._cloud, self._secret
         works: dict[str, Work] = {
-            'nova': lambda: database.sync_nova(cloud),
-            'neutron': lambda: database.sync_neutron(cloud),
-            'placement': lambda: database.sync_placement(cloud),
-            'glance': lambda: database.sync_glance(cloud),
+            'nova': lambda: schemas.nova(cloud),
+            'neutron': lambda: schemas.neutron(cloud),
+            'placement': lambda: schemas.placement(cloud),
+            'glance': lambda: schemas.glance(cloud),
         }
         return [
             steps.Step(
-                'databases',
-                lambda: database.create(cloud, secret),
+                'database user',
+                lambda: database.create_user(cloud, secret),
                 ('mariadb',),
             ),
             steps.Step(
                 'database keystone',
-                lambda: database.sync_keystone(cloud, secret),
-                ('databases', 'keystone keys'),
+                lambda: schemas.keystone(cloud, secret),
+                ('database user', 'keystone keys'),
             ),
             *(
-                steps.Step(f'database {name}', work, ('databases',))
+                steps.Step(f'database {name}', work, ('database user',))
                 for name, work in works.items()
             ),
         ]
@@ -254,7 +253,9 @@ class Ascent:
         )
         found.append(
             steps.Step(
-                'controllers ready', self.controllers_ready, ('hosts ready',)
+                'controllers ready',
+                self.controllers_ready,
+                ('nova-api', 'nova-conductor, nova-scheduler'),
             )
         )
         return found
