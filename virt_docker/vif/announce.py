@@ -41,16 +41,17 @@ def frames(mac: str, addresses: Iterable[str]) -> Iterator[bytes]:
         if ip.version == 4:
             # Some stacks learn from requests only, some from replies only
             # (RFC 5227, section 3).
-            yield _arp(source, ip.packed, _ARP_REQUEST)
-            yield _arp(source, ip.packed, _ARP_REPLY)
+            yield _arp(source, ip.packed, _ARP_REQUEST, bytes(6))
+            # Linux heeds a reply only when the target is the sender.
+            yield _arp(source, ip.packed, _ARP_REPLY, source)
         else:
             yield _advertisement(source, ip.packed)
 
 
-def _arp(mac: bytes, ip: bytes, operation: int) -> bytes:
+def _arp(mac: bytes, ip: bytes, operation: int, target: bytes) -> bytes:
     return (_BROADCAST + mac + struct.pack('!HHHBBH', _ETH_ARP, 1, 0x0800,
                                            6, 4, operation)
-            + mac + ip + _BROADCAST + ip)
+            + mac + ip + target + ip)
 
 
 def _advertisement(mac: bytes, ip: bytes) -> bytes:
