@@ -38,7 +38,16 @@ FORWARDING = 3  # of a bridge port: linux/if_bridge.h
 GONE = (errno.ENOENT, errno.ENODEV, errno.ENXIO, errno.ENETDOWN)
 GONE_TIMEOUT = 5.0  # seconds
 FORWARDING_TIMEOUT = 0.5  # seconds
-IPV6_DEFAULTS = pathlib.Path('/proc/sys/net/ipv6/conf/default')
+SYSCTLS = {
+    # Addresses and routes are Neutron's, never a neighbour's.
+    'ipv6/conf/default/accept_ra': '0',
+    'ipv6/conf/default/autoconf': '0',
+    'ipv6/conf/default/accept_dad': '0',
+    # An address is of its NIC: Linux would answer for it on any, and a
+    # neighbour would take the wrong port for it.
+    'ipv4/conf/all/arp_ignore': '1',
+    'ipv4/conf/all/arp_announce': '2',
+}
 # A bridge takes the lowest MAC of its ports, which would change as servers
 # come and go. As libvirt does.
 TAP_MAC = 'fe'
@@ -181,11 +190,10 @@ def _counters(peer: Any, tap: Any) -> dict[str, Any]:
 def _prepare(inner: IPRoute) -> None:
     """Set up a new namespace, in which the calling thread is."""
     inner.link('set', index=LOOPBACK, state='up')
-    for key in ('accept_ra', 'autoconf', 'accept_dad'):
-        # Addresses and routes are Neutron's, never a neighbour's; without
-        # IPv6 in the kernel there is no such file.
+    for key, value in SYSCTLS.items():
+        # A kernel without IPv6 lacks some.
         with contextlib.suppress(FileNotFoundError):
-            (IPV6_DEFAULTS / key).write_text('0')
+            (pathlib.Path('/proc/sys/net') / key).write_text(value)
 
 
 @contextlib.contextmanager

@@ -168,6 +168,16 @@ def test_several_nics(lan, server):
     assert 'default via 10.77.0.1 dev eth0' in lan.server_ip(server, 'route')
 
 
+def test_an_address_is_answered_by_its_own_nic(lan, server):
+    nics = (lan.nic(), lan.nic(name='eth1', routes=()))
+    lan.network.plug(server, nics)
+    for nic in (*nics, *nics):
+        address = nic.addresses[0]
+        lan.ip('neigh', 'flush', address[:-3])
+        assert lan.pings(address)
+        assert lan.neighbour(address) == nic.mac
+
+
 def test_plug_of_one_more_port_takes_a_free_name(lan, server):
     nics = [lan.nic(), lan.nic(routes=()), lan.nic(routes=())]
     for nic in nics:
