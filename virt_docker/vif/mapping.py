@@ -20,7 +20,7 @@ def join(directory: str, container_id: str, namespace: str) -> None:
     :raises ValueError: not the id of a container
     """
     link = _link(directory, container_id)
-    os.makedirs(directory, mode=0o755, exist_ok=True)
+    _make(directory)
     with contextlib.suppress(OSError):
         if os.readlink(link) == namespace:
             return
@@ -49,6 +49,18 @@ def forget_namespace(directory: str, namespace: str) -> None:
         with contextlib.suppress(OSError):
             if os.readlink(link.path) == namespace:
                 os.unlink(link.path)
+
+
+def _make(directory: str) -> None:
+    """Make a directory and those above it, which only root may change.
+
+    Not os.makedirs(), which leaves the mode of those above to the umask,
+    and privsep's daemon has none.
+    """
+    if not os.path.isdir(directory):
+        _make(os.path.dirname(directory))
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(directory, mode=0o755)
 
 
 def _link(directory: str, container_id: str) -> str:

@@ -69,7 +69,8 @@ def create(name: str) -> None:
 
     :raises OSError: the kernel refused
     """
-    os.makedirs(DIRECTORY, exist_ok=True)
+    # With its mode: privsep's daemon has no umask.
+    os.makedirs(DIRECTORY, mode=0o755, exist_ok=True)
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(netns.CLONE_NEWNET) != 0:
         error = ctypes.get_errno()
