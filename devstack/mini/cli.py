@@ -137,7 +137,33 @@ def _run(cloud: settings.Cloud, options: argparse.Namespace) -> None:
 
 
 def _run_in_venv(cloud: settings.Cloud, options: argparse.Namespace) -> None:
-    """Do what needs the packages of the venv, so import late."""
+    """Do what needs the packages of the venv, so import late.
+
+    :raises MinicloudError: also for what the clients of the APIs raise.
+    """
+    import xmlrpc.client
+
+    from keystoneauth1 import exceptions as auth_exceptions
+    from openstack import exceptions as sdk_exceptions
+
+    try:
+        _run_verb(cloud, options)
+    except (
+        auth_exceptions.ClientException,
+        sdk_exceptions.SDKException,
+        xmlrpc.client.Error,
+        OSError,
+    ) as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise errors.MinicloudError(
+            f'{type(error).__name__}: {error}',
+            advice='`minicloud status` shows what is down, `minicloud up` '
+            'starts it',
+        ) from error
+
+
+def _run_verb(cloud: settings.Cloud, options: argparse.Namespace) -> None:
     from mini import demo
     from mini import fakehost
     from mini import status

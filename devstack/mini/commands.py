@@ -14,7 +14,7 @@ from mini import settings
 def run(
     cloud: settings.Cloud,
     name: str,
-    command: Sequence[str | pathlib.Path],
+    command: Sequence[str],
     env: Mapping[str, str] | None = None,
     stdin: str | None = None,
     seconds: float = 600,
@@ -28,14 +28,13 @@ def run(
     :raises MinicloudError: when it fails or takes too long.
     """
     log = cloud.log / f'{name}.log'
-    words = [str(word) for word in command]
     full_env = {**services.environment(cloud, 'step'), **(env or {})}
     with log.open('a') as stream:
-        stream.write(f'+ {" ".join(words)}\n')
+        stream.write(f'+ {" ".join(command)}\n')
         stream.flush()
         try:
             done = subprocess.run(
-                words,
+                command,
                 input=stdin,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
@@ -46,11 +45,11 @@ def run(
             )
         except subprocess.TimeoutExpired:
             raise errors.MinicloudError(
-                f'{words[0]} did not end within {seconds:.0f} s', log
+                f'{command[0]} did not end within {seconds:.0f} s', log
             ) from None
     if done.returncode:
         raise errors.MinicloudError(
-            f'{pathlib.Path(words[0]).name} failed with status '
+            f'{pathlib.Path(command[0]).name} failed with status '
             f'{done.returncode}',
             log,
             f'read {log}, then `minicloud up` again: it goes on where it '

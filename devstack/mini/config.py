@@ -83,9 +83,10 @@ def base_context(
         name=cloud.name,
         controller=CONTROLLER,
         physnet=settings.PHYSNET,
+        # Ports of the hosts with the fake driver have to bind as well.
         bridge_mappings=','.join(
-            f'{host.name}:{settings.PHYSNET}:{settings.BRIDGE}'
-            for host in cloud.hosts
+            f'{name}:{settings.PHYSNET}:{settings.BRIDGE}'
+            for name in (*(host.name for host in cloud.hosts), 'fake-*')
         ),
         db=f'mysql+pymysql://openstack:{secret["database"]}'
         f'@127.0.0.1:{cloud.port("mariadb")}',

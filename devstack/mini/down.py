@@ -6,7 +6,6 @@ also takes down half a cloud, or one whose supervisord was killed.
 """
 
 from concurrent import futures
-import contextlib
 import shutil
 
 from mini import engines
@@ -113,6 +112,6 @@ def down(cloud: settings.Cloud, say: steps.Say) -> None:
 def clean(cloud: settings.Cloud, say: steps.Say) -> None:
     """Stop the cloud and delete all its data; the cache is kept."""
     down(cloud, say)
-    with contextlib.suppress(FileNotFoundError):
+    if cloud.home.is_dir():
         shutil.rmtree(cloud.home)
-    say(f'{cloud.home} deleted')
+        say(f'{cloud.home} deleted')

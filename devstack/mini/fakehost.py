@@ -106,7 +106,7 @@ def _remove(cloud: settings.Cloud, name: str) -> None:
     api = identity.connect(cloud)
     control = supervision.Supervision(cloud)
     service = services.compute(cloud, name)
-    servers = list(api.compute.servers(all_projects=True, host=name))
+    servers = list(api.compute.servers(all_projects=True, compute_host=name))
     if servers:
         raise errors.MinicloudError(
             f'{len(servers)} servers are on {name}',

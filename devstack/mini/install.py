@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from collections.abc import Sequence
 import contextlib
 import hashlib
+import itertools
 import os
 import pathlib
 import shutil
@@ -111,18 +112,17 @@ def _no_autostart(policy: pathlib.Path = POLICY) -> Iterator[None]:
         policy.unlink(missing_ok=True)
 
 
-def _run(command: Sequence[str | pathlib.Path], log: pathlib.Path) -> None:
+def _run(command: Sequence[str], log: pathlib.Path) -> None:
     """Run a step of the installation, its output in a log."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    words = [str(word) for word in command]
     env = {**os.environ, 'DEBIAN_FRONTEND': 'noninteractive'}
     # A venv is not to be filled from, or confused by, the caller's paths.
     env.pop('PYTHONPATH', None)
     with log.open('a') as stream:
-        stream.write(f'+ {" ".join(words)}\n')
+        stream.write(f'+ {" ".join(command)}\n')
         stream.flush()
         done = subprocess.run(
-            words,
+            command,
             stdout=stream,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
@@ -131,7 +131,7 @@ def _run(command: Sequence[str | pathlib.Path], log: pathlib.Path) -> None:
         )
     if done.returncode:
         raise errors.MinicloudError(
-            f'{pathlib.Path(words[0]).name} failed with status '
+            f'{pathlib.Path(command[0]).name} failed with status '
             f'{done.returncode}',
             log,
             'check the network to the package registries, then run '
@@ -171,9 +171,10 @@ def virtualenv(cloud: settings.Cloud) -> str:
     log = cloud.cache / 'log' / 'pip.log'
     if not cloud.python.is_file():
         base = getattr(sys, '_base_executable', None) or sys.executable
-        _run([base, '-m', 'venv', cloud.venv], log)
-    pip = [cloud.python, '-m', 'pip', 'install', '--progress-bar=off']
-    _run([*pip, '--requirement', requirements, '-c', constraints], log)
+        _run([base, '-m', 'venv', str(cloud.venv)], log)
+    pip = [str(cloud.python), '-m', 'pip', 'install', '--progress-bar=off']
+    files = ['--requirement', str(requirements), '-c', str(constraints)]
+    _run([*pip, *files], log)
     stamp.write_text(now)
     return f'filled {cloud.venv}'
 
@@ -191,6 +192,19 @@ def project_hash(source: pathlib.Path) -> str:
     return digest.hexdigest()
 
 
+def _is_current(
+    cloud: settings.Cloud, stamp: pathlib.Path, state: str
+) -> bool:
+    """Tell whether the stamp is true and nobody installed anything since."""
+    if not stamp.is_file() or stamp.read_text() != state:
+        return False
+    packages = cloud.venv.glob('lib/*/site-packages')
+    infos = (path.glob('nova_vcloud-*.dist-info') for path in packages)
+    found = list(itertools.chain.from_iterable(infos))
+    stamped = stamp.stat().st_mtime
+    return bool(found) and all(p.stat().st_mtime <= stamped for p in found)
+
+
 def project(cloud: settings.Cloud, editable: bool) -> str:
     """Install this checkout into the venv if it differs from what is there.
 
@@ -201,12 +215,14 @@ def project(cloud: settings.Cloud, editable: bool) -> str:
     state = f'editable {source}'
     if not editable:
         state = f'wheel {project_hash(source)}'
-    if stamp.is_file() and stamp.read_text() == state:
+    if _is_current(cloud, stamp, state):
         return 'up to date'
     log = cloud.cache / 'log' / 'project.log'
-    pip = [cloud.python, '-m', 'pip', 'install', '--no-deps']
+    # A module that was renamed stays there, and would get into the wheel.
+    shutil.rmtree(source / 'build' / 'lib', ignore_errors=True)
+    pip = [str(cloud.python), '-m', 'pip', 'install', '--no-deps']
     how = ['--editable'] if editable else ['--force-reinstall']
-    _run([*pip, '--no-build-isolation', *how, source], log)
+    _run([*pip, '--no-build-isolation', *how, str(source)], log)
     stamp.write_text(state)
     return state
 

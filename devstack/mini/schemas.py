@@ -19,8 +19,8 @@ def _manage(
     env: dict[str, str] | None = None,
 ) -> None:
     """Run one of the services' own management programs."""
-    path = cloud.venv / 'bin' / program
-    command = [path, '--config-file', config, *words]
+    path = f'{cloud.venv}/bin/{program}'
+    command = [path, '--config-file', str(config), *words]
     commands.run(cloud, program, command, env)
 
 
@@ -126,7 +126,11 @@ def neutron(cloud: settings.Cloud) -> str | None:
 
 def nova(cloud: settings.Cloud) -> str | None:
     """Make Nova's schemas, cell0 and the one cell with servers."""
-    jobs = [('api_db', 'sync'), ('cell_v2', 'map_cell0'), ('db', 'sync')]
+    jobs: list[Sequence[str]] = [
+        ('api_db', 'sync'),
+        ('cell_v2', 'map_cell0'),
+        ('db', 'sync'),
+    ]
     if not stamps.ever(cloud, 'schema-nova'):
         jobs.append(('cell_v2', 'create_cell', '--name=cell1'))
     return _make(

@@ -45,7 +45,7 @@ def operator_key(cloud: settings.Cloud) -> str | None:
         return 'there already'
     cloud.key.unlink(missing_ok=True)
     command = ['ssh-keygen', '-q', '-t', 'ed25519', '-N', '', '-C', KEYPAIR]
-    commands.run(cloud, 'ssh-keygen', [*command, '-f', cloud.key])
+    commands.run(cloud, 'ssh-keygen', [*command, '-f', str(cloud.key)])
     return None
 
 
@@ -146,7 +146,7 @@ def build_image(cloud: settings.Cloud, name: str) -> str | None:
     archive = cloud.images / f'{name}.tar'
     before = archive.stat().st_mtime_ns if archive.is_file() else 0
     builder = settings.SOURCE / 'devstack' / 'images' / 'build'
-    command = [builder, name, cloud.images]
+    command = [str(builder), name, str(cloud.images)]
     commands.run(cloud, f'image-{name}', command, seconds=1800)
     if not archive.is_file():
         raise errors.MinicloudError(

@@ -2,6 +2,7 @@
 """Start supervisord and tell it what to run."""
 
 from collections.abc import Iterable
+from collections.abc import Iterator
 import contextlib
 import pathlib
 import subprocess
@@ -19,11 +20,12 @@ from mini import settings
 _ALREADY_STARTED = supervisor_xmlrpc.Faults.ALREADY_STARTED
 _NOT_RUNNING = supervisor_xmlrpc.Faults.NOT_RUNNING
 _BAD_NAME = supervisor_xmlrpc.Faults.BAD_NAME
+_ON_THE_WAY = ('STARTING', 'RUNNING', 'BACKOFF', 'STOPPING')
 MAX_FAILED_STARTS = 3
 
 
 @contextlib.contextmanager
-def _tolerating(*codes: int) -> Any:
+def _tolerating(*codes: int) -> Iterator[None]:
     """Ignore answers of supervisord that mean: it is so already."""
     try:
         yield
@@ -91,9 +93,8 @@ class Supervision:
         """Apply changed program files; what changed is stopped."""
         rpc = self._rpc()
         added, changed, removed = rpc.reloadConfig()[0]
+        self.stop([*changed, *removed])
         for name in [*changed, *removed]:
-            with _tolerating(_NOT_RUNNING, _BAD_NAME):
-                rpc.stopProcess(name)
             with _tolerating(_BAD_NAME):
                 rpc.removeProcessGroup(name)
         for name in [*added, *changed]:
@@ -110,8 +111,8 @@ class Supervision:
         remark = ''
         rpc = self._rpc()
         if before != now:
-            with _tolerating(_NOT_RUNNING):
-                rpc.stopProcess(service.name)
+            if self._state(rpc, service.name) in _ON_THE_WAY:
+                self.stop([service.name])
                 remark = 'restarted'
             mark.parent.mkdir(parents=True, exist_ok=True)
             mark.write_text(now)
@@ -120,15 +121,24 @@ class Supervision:
         return remark
 
     def stop(self, names: Iterable[str]) -> None:
-        """Stop services at once and wait until they ended."""
+        """Stop services at once and wait until they ended.
+
+        supervisord kills what does not end in its time, so they do end.
+        """
         rpc = self._rpc()
         names = list(names)
         for name in names:
             with _tolerating(_NOT_RUNNING, _BAD_NAME):
                 rpc.stopProcess(name, False)
         for name in names:
-            with _tolerating(_NOT_RUNNING, _BAD_NAME):
-                rpc.stopProcess(name, True)
+            while self._state(rpc, name) in _ON_THE_WAY:
+                time.sleep(0.1)
+
+    @staticmethod
+    def _state(rpc: Any, name: str) -> str:
+        """Return the state of a service; '' if supervisord has none."""
+        infos = {info['name']: info for info in rpc.getAllProcessInfo()}
+        return str(infos[name]['statename']) if name in infos else ''
 
     def require_alive(self, name: str) -> None:
         """Raise if a service ends again and again.

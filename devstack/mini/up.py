@@ -2,7 +2,10 @@
 """`minicloud up`: the order in which a cloud comes to life."""
 
 from collections.abc import Callable
+import functools
 import os
+
+from openstack import connection
 
 from mini import config
 from mini import database
@@ -124,14 +127,14 @@ class Ascent:
         """
         api = identity.connect(self._cloud)
         for told, name in binaries.items():
-            readiness.await_with_log(
-                self._cloud,
-                self._control,
-                name,
-                lambda told=told, name=name: seed.reports(
-                    api, told, self._control.started_at(name)
-                ),
-            )
+            test = functools.partial(self._has_reported, api, told, name)
+            readiness.await_with_log(self._cloud, self._control, name, test)
+
+    def _has_reported(
+        self, api: connection.Connection, told: str, name: str
+    ) -> bool:
+        """Tell whether a service has reported since it was started."""
+        return seed.reports(api, told, self._control.started_at(name))
 
     def plan(self) -> list[steps.Step]:
         """Return all steps, each after those it needs."""
@@ -162,7 +165,7 @@ class Ascent:
             *(
                 steps.Step(
                     f'image {name}',
-                    lambda name=name: seed.build_image(cloud, name),
+                    functools.partial(seed.build_image, cloud, name),
                 )
                 for name in seed.IMAGES
             ),
@@ -283,7 +286,7 @@ class Ascent:
             found.append(
                 steps.Step(
                     f'image {name} in Glance',
-                    lambda name=name: seed.upload_image(cloud, name),
+                    functools.partial(seed.upload_image, cloud, name),
                     (f'image {name}', 'glance', accounts),
                 )
             )
