@@ -48,24 +48,19 @@ class Nic:
 def plan(network_info: Iterable[Mapping[str, Any]]) -> tuple[Nic, ...]:
     """Return the NICs in the order of the ports, eth0 first.
 
-    The first port that has a gateway of a family has the default route of
-    that family; one server has one way out.
+    A destination has one route: the first port's that offers it. So the
+    first port with a gateway of a family is the way out.
 
     :param network_info: Nova's network model, a sequence of VIFs
     :raises VirtualInterfacePlugException: a port is not bound in a way that
         this driver can plug; the text is for the tenant
     """
-    nics: list[Nic] = []
-    families: set[int] = set()  # which have their default route
-    for index, vif in enumerate(network_info):
-        nic = _nic(vif, f'eth{index}', families)
-        families.update(ipaddress.ip_network(cidr).version
-                        for cidr, _via in nic.routes if _is_default(cidr))
-        nics.append(nic)
-    return tuple(nics)
+    taken: set[str] = set()  # destinations
+    return tuple(_nic(vif, f'eth{index}', taken)
+                 for index, vif in enumerate(network_info))
 
 
-def _nic(vif: Mapping[str, Any], name: str, families: set[int]) -> Nic:
+def _nic(vif: Mapping[str, Any], name: str, taken: set[str]) -> Nic:
     bridge = _bridge(vif)
     network = vif['network']
     details = vif['details'] or {}
@@ -81,7 +76,7 @@ def _nic(vif: Mapping[str, Any], name: str, families: set[int]) -> Nic:
         physical_network=(details.get('physical_network')
                           or network['meta'].get('physical_network')),
         addresses=tuple(_unique(_addresses(network))),
-        routes=tuple(_unique(_routes(network, families))),
+        routes=tuple(_routes(network, taken)),
         dns=tuple(_unique(dns['address'] for subnet in network['subnets']
                           for dns in subnet['dns'])))
 
@@ -112,22 +107,15 @@ def _addresses(network: Mapping[str, Any]) -> Iterator[str]:
                 yield f'{ip["address"]}/{length}'
 
 
-def _routes(network: Mapping[str, Any],
-            families: set[int]) -> Iterator[Route]:
-    """Yield the routes of a port's subnets, at most one default a family."""
-    families = set(families)
+def _routes(network: Mapping[str, Any], taken: set[str]) -> Iterator[Route]:
+    """Yield the routes of a port's subnets whose destination is new."""
     own = {ip['address'] for subnet in network['subnets']
            for ip in subnet['ips']}
     for cidr, via in _wanted_routes(network):
-        if via in own:
-            # The server is the gateway of its own network.
-            continue
-        if _is_default(cidr):
-            version = ipaddress.ip_network(cidr).version
-            if version in families:
-                continue
-            families.add(version)
-        yield cidr, via
+        # A server may be the gateway of its own network.
+        if via not in own and cidr not in taken:
+            taken.add(cidr)
+            yield cidr, via
 
 
 def _wanted_routes(network: Mapping[str, Any]) -> Iterator[Route]:
@@ -149,10 +137,6 @@ def _address(ip: Mapping[str, Any] | None) -> str | None:
     if not address or ipaddress.ip_address(address).is_unspecified:
         return None
     return str(address)
-
-
-def _is_default(cidr: str) -> bool:
-    return ipaddress.ip_network(cidr).prefixlen == 0
 
 
 def _unique(values: Iterable[Any]) -> Iterator[Any]:
