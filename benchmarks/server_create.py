@@ -120,9 +120,8 @@ def fake_host() -> Iterator[str]:
     command = [str(ROOT / 'devstack/minicloud'), 'fake-host']
     subprocess.run([*command, 'up'], check=True)
     try:
-        out = subprocess.run([*command, 'name'], check=True, text=True,
-                             capture_output=True)
-        yield out.stdout.split()[-1]
+        services = identity.connect(settings.load()).compute.services()
+        yield next(s.host for s in services if s.host.startswith('fake-'))
     finally:
         subprocess.run([*command, 'down'], check=True)
 

@@ -13,8 +13,11 @@ OPTS = [
         'bridge_mappings',
         default=[],
         help='Bridges of the compute hosts, as '
-             '``host:physical_network:bridge`` separated by commas. A host '
-             'that is not named here is left to other mechanism drivers.'),
+             '``host:physical_network:bridge`` separated by commas. The host '
+             'may be a shell pattern such as ``rack1-*``; rows that name a '
+             'host win over patterns, earlier patterns over later ones. A '
+             'host that nothing here fits is left to other mechanism '
+             'drivers.'),
 ]
 
 

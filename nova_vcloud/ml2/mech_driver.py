@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from collections.abc import Mapping
+import fnmatch
 from typing import Any
 
 from neutron_lib import constants
@@ -78,12 +79,13 @@ class VcloudMechanismDriver(api.MechanismDriver):
             LOG.debug('Port %s: vnic_type %s is not ours', port['id'],
                       vnic_type)
             return
-        if context.host not in self._mappings:
+        bridges = self._bridges(context.host)
+        if not bridges:
             LOG.debug('Port %s: host %s is not ours', port['id'],
                       context.host)
             return
         for segment in context.segments_to_bind:
-            details = self._details(context.host, segment)
+            details = self._details(bridges, segment)
             if details is not None:
                 # Nothing outside Neutron has to happen before the port
                 # works, and no agent would say so.
@@ -93,13 +95,24 @@ class VcloudMechanismDriver(api.MechanismDriver):
         LOG.debug('Port %s: host %s has no bridge for any of %s',
                   port['id'], context.host, context.segments_to_bind)
 
-    def _details(self, host: str,
+    def _bridges(self, host: str) -> Mapping[str, str]:
+        """Return {physical network: bridge}; nothing if not our host.
+
+        A host's own rows win over patterns, one by one.
+        """
+        found: dict[str, str] = {}
+        for pattern, bridges in self._mappings.items():
+            if fnmatch.fnmatchcase(host, pattern):
+                found = {**bridges, **found}
+        return {**found, **self._mappings.get(host, {})}
+
+    def _details(self, bridges: Mapping[str, str],
                  segment: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Return the VIF details of a segment on a host; None if it can't."""
+        """Return the VIF details of a segment; None if it can't be bound."""
         if segment[api.NETWORK_TYPE] not in NETWORK_TYPES:
             return None
         physical_network = segment[api.PHYSICAL_NETWORK]
-        bridge = self._mappings[host].get(physical_network)
+        bridge = bridges.get(physical_network)
         if bridge is None:
             return None
         details = {
@@ -118,5 +131,6 @@ class VcloudMechanismDriver(api.MechanismDriver):
             candidate_hosts: Iterable[str], agent_getter: Any) -> set[str]:
         """Return the candidates that can bind one of ``segments``."""
         segments = list(segments)
-        return {host for host in candidate_hosts if host in self._mappings
-                and any(self._details(host, s) for s in segments)}
+        return {host for host in candidate_hosts
+                if any(self._details(self._bridges(host), s)
+                       for s in segments)}
