@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The OCI runtime, with a runc that only says how it was called."""
+
+import json
+import os
+import pathlib
+import shutil
+import stat
+import subprocess
+
+from hypothesis import HealthCheck
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+RUNTIME = ROOT / 'virt_docker/runtime/nova-vcloud-runtime'
+ID = 'c0' * 32
+OURS = {'path': '/proc/1234/exe', 'args': [
+    'libnetwork-setkey', '-exec-root=/var/run/docker', ID, '0b6c7d8e']}
+NVIDIA = {'path': '/usr/bin/nvidia-container-runtime-hook',
+          'args': ['nvidia-container-runtime-hook', 'prestart']}
+
+
+class Place:
+    """A folder with a bundle, mappings and a stub of runc."""
+
+    def __init__(self, home):
+        self.home = home
+        self.links = home / 'links'
+        self.bundle = home / 'bundle'
+        self.config = self.bundle / 'config.json'
+        self.log = home / 'log.json'
+        self.called = home / 'called'
+        for folder in (self.links, self.bundle):
+            folder.mkdir()
+        self.runc = home / 'runc'
+        self.runc.write_text(
+            f'#!/bin/sh\nprintf "%s\\n" "$@" >{self.called}\nexit 7\n')
+        self.runc.chmod(0o755)
+        self.netns = home / 'netns'
+        self.netns.touch()
+        (self.links / ID).symlink_to(self.netns)
+
+    def run(self, *args, path=None, cwd=None, **env):
+        return subprocess.run(
+            [RUNTIME, '--links', self.links, '--runc', self.runc, *args],
+            capture_output=True, text=True, check=False, cwd=cwd,
+            env={'PATH': path or os.environ['PATH'], **env})
+
+    def create(self, config, dump=None, **kwargs):
+        """Run `create` on a configuration and return the edited one."""
+        self.config.write_text((dump or compact)(config))
+        done = self.run('--log', self.log, 'create', '--bundle', self.bundle,
+                        ID, **kwargs)
+        assert done.returncode == 7, done.stderr
+        return json.loads(self.config.read_text())
+
+
+@pytest.fixture
+def place(tmp_path):
+    return Place(tmp_path)
+
+
+def compact(value):
+    """Dump as Go does."""
+    return json.dumps(value, separators=(',', ':')) + '\n'
+
+
+def pretty(value):
+    return json.dumps(value, indent=4)
+
+
+def bundle(prestart=(OURS,), namespace=None, **more):
+    return {
+        'ociVersion': '1.0.2-dev', 'process': {'args': ['sh'], **more},
+        'mounts': [{'destination': '/proc', 'type': 'proc'}],
+        'hooks': {'prestart': list(prestart)},
+        'linux': {'namespaces': [{'type': 'mount'},
+                                 namespace or {'type': 'network'},
+                                 {'type': 'uts'}]}}
+
+
+def wanted(place, config, prestart):
+    found = json.loads(json.dumps(config))
+    found['hooks']['prestart'] = list(prestart)
+    found['linux']['namespaces'][1] = {
+        'type': 'network', 'path': str(place.links / ID)}
+    return found
+
+
+@pytest.mark.parametrize('dump', [compact, pretty])
+@pytest.mark.parametrize(('hooks', 'left'), [
+    ((OURS,), ()), ((OURS, NVIDIA), (NVIDIA,)), ((NVIDIA, OURS), (NVIDIA,)),
+    ((NVIDIA,), (NVIDIA,)), ((), ()),
+    ((NVIDIA, OURS, {'path': '/x'}), (NVIDIA, {'path': '/x'})),
+    (({**OURS, 'timeout': 5},), ()),
+    (({'path': '/a]"}', 'args': ['libnetwork-setkey', ']"}', '[']},), ()),
+])
+def test_joins_and_drops_only_libnetworks_hook(place, dump, hooks, left):
+    config = bundle(hooks)
+    assert place.create(config, dump) == wanted(place, config, left)
+
+
+@given(text=st.text(), hook=st.booleans())
+@settings(max_examples=60, deadline=None,
+          suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_never_touches_a_value(place, text, hook):
+    hooks = (OURS,) if hook else (NVIDIA,)
+    config = bundle(hooks, env=[
+        text, '{"type":"network"}', '{"type":"network"}' + text,
+        text + '\\', '"hooks":{"prestart":[' + compact(OURS)])
+    assert place.create(config) == wanted(
+        place, config, () if hook else (NVIDIA,))
+
+
+@pytest.mark.parametrize('namespace', [
+    {'type': 'network', 'path': '/proc/1/ns/net'}, {'type': 'ipc'}])
+def test_other_network_namespace(place, namespace):
+    found = place.create(bundle(namespace=namespace))['linux']['namespaces']
+    assert [n for n in found if n['type'] == 'network'] == [
+        {'type': 'network', 'path': str(place.links / ID)}]
+
+
+def test_no_hooks_and_newer_hooks(place):
+    config = bundle()
+    del config['hooks']
+    assert 'hooks' not in place.create(config)
+    config['hooks'] = {'createRuntime': [OURS, NVIDIA]}
+    assert place.create(config)['hooks'] == {'createRuntime': [NVIDIA]}
+
+
+@pytest.mark.parametrize('dump', [compact, pretty])
+def test_the_bundle_stays_private(place, dump):
+    place.config.touch(mode=0o600)
+    place.create(bundle(), dump)
+    assert stat.S_IMODE(place.config.stat().st_mode) == 0o600
+    assert os.listdir(place.bundle) == ['config.json']
+
+
+@pytest.mark.parametrize('args', [
+    ['create', '--bundle', '{}', ID], ['create', '--bundle={}', ID],
+    ['create', '-b', '{}', ID], ['restore', '--bundle', '{}', ID],
+    ['--root', 'state', '--log-format', 'json', '--systemd-cgroup',
+     'create', '--no-pivot', '--bundle', '{}', '--pid-file', 'x', ID],
+])
+def test_finds_command_bundle_and_id(place, args):
+    place.config.write_text(compact(bundle()))
+    args = [arg.format(place.bundle) for arg in args]
+    assert place.run(*args).returncode == 7
+    assert place.called.read_text().splitlines() == args
+    found = json.loads(place.config.read_text())
+    assert found == wanted(place, bundle(), ())
+
+
+def test_bundle_is_the_working_directory_by_default(place):
+    place.config.write_text(compact(bundle()))
+    assert place.run('create', ID, cwd=place.bundle).returncode == 7
+    assert json.loads(place.config.read_text()) == wanted(
+        place, bundle(), ())
+
+
+def test_options_from_the_environment(place):
+    place.config.write_text(compact(bundle()))
+    done = subprocess.run(
+        [RUNTIME, 'create', '--bundle', place.bundle, ID], check=False,
+        env={'PATH': os.environ['PATH'], 'NOVA_VCLOUD_RUNC': place.runc,
+             'NOVA_VCLOUD_LINKS': place.links})
+    assert done.returncode == 7
+    assert json.loads(place.config.read_text()) == wanted(
+        place, bundle(), ())
+
+
+@pytest.mark.parametrize('args', [
+    ['state', ID], ['start', ID], ['delete', '--force', ID], ['--version'],
+    ['features'], ['--root', 'create', 'kill', ID, '9'], [],
+    ['exec', '--process', 'a file', ID, 'create'], ['state', ''],
+    ['--log', 'restore', '--log-format', 'json', 'ps', ID],
+])
+def test_other_commands_go_through_as_they_are(place, args):
+    place.links.rename(place.home / 'elsewhere')
+    done = place.run(*args, path='/nowhere')
+    assert (done.returncode, done.stdout, done.stderr) == (7, '', '')
+    assert place.called.read_text() == ''.join(
+        f'{arg}\n' for arg in args or [''])
+
+
+def no_mapping(place):
+    (place.links / ID).unlink()
+    return 'has no network namespace'
+
+
+def no_mappings_at_all(place):
+    shutil.rmtree(place.links)
+    return 'has no network namespace'
+
+
+def dangling(place):
+    place.netns.unlink()
+    return 'has no network namespace'
+
+
+def bad_json(place):
+    place.config.write_text('{"linux": oops')
+    return 'parse error'
+
+
+def cut_short(place):
+    place.config.write_text(pretty(bundle())[:-20])
+    return 'parse error|Unfinished'
+
+
+def empty(place):
+    place.config.write_text('')
+    return 'is empty'
+
+
+def missing(place):
+    place.config.unlink()
+    return 'No such file'
+
+
+def not_an_object(place):
+    place.config.write_text('[]')
+    return 'jq: error'
+
+
+def odd_folder(place):
+    odd = place.links.with_name('o"d|&')
+    place.links.rename(odd)
+    place.links = odd
+    return 'unexpected characters'
+
+
+@pytest.mark.parametrize('fault', [
+    no_mapping, no_mappings_at_all, dangling, bad_json, cut_short, empty,
+    missing, not_an_object, odd_folder])
+def test_fails_closed(place, fault):
+    place.config.write_text(compact(bundle()))
+    reason = fault(place)
+    check_refusal(place, reason)
+
+
+def check_refusal(place, reason, **kwargs):
+    done = place.run('--log', place.log, '--log-format', 'json', 'create',
+                     '--bundle', place.bundle, ID, **kwargs)
+    assert done.returncode == 1
+    assert not place.called.exists()
+    line, = done.stderr.splitlines()
+    assert line.startswith('nova-vcloud-runtime: ')
+    assert any(word in line for word in reason.split('|'))
+    record, = map(json.loads, place.log.read_text().splitlines())
+    assert record['level'] == 'error'
+    assert any(word in record['msg'] for word in reason.split('|'))
+
+
+def test_without_jq_only_what_is_unusual_fails(place, tmp_path):
+    tools = tmp_path / 'tools'
+    tools.mkdir()
+    for name in ('sed', 'tr', 'mv'):
+        (tools / name).symlink_to(shutil.which(name))
+    assert place.create(bundle(), path=str(tools)) == wanted(
+        place, bundle(), ())
+    place.called.unlink()
+    place.config.write_text(pretty(bundle()))
+    check_refusal(place, 'jq: not found', path=str(tools))
+
+
+def test_a_second_create_of_an_edited_bundle(place):
+    first = place.create(bundle())
+    assert place.create(first) == first
