@@ -100,7 +100,8 @@ def test_every_host_has_its_bridge_in_neutron(cloud, secret):
     text = by_name(cloud, secret)['etc/neutron/ml2_conf.ini'].text
 
     assert ini(text)['ml2_vcloud']['bridge_mappings'] == (
-        'compute1:physnet1:br-physnet1,compute2:physnet1:br-physnet1'
+        'compute1:physnet1:br-physnet1,compute2:physnet1:br-physnet1,'
+        'fake-*:physnet1:br-physnet1'
     )
 
 
