@@ -255,7 +255,8 @@ def demo(cloud: settings.Cloud, say: steps.Say) -> None:
             )
     columns = ('Name', 'Status', 'Networks', 'Image Name', 'Host')
     words = [word for column in columns for word in ('-c', column)]
-    say('$ openstack server list --long')
+    words += ['--name', '^demo-']
+    say('$ openstack server list --long --name ^demo-')
     say(_openstack(cloud, 'server', 'list', '--long', *words))
     for wanted in plans:
         say(f'{wanted.name} {wanted.address}: {_ping(cloud, wanted.address)}')

@@ -19,7 +19,8 @@ from mini import steps
 
 COMPUTE_GRACE_SECONDS = 50.0
 ENGINE_GRACE_SECONDS = 15.0
-CONTROL_GRACE_SECONDS = 20.0
+# uWSGI, once it has served uploads, spins at SIGTERM: it is stateless.
+CONTROL_GRACE_SECONDS = 10.0
 BASE_GRACE_SECONDS = 30.0
 CONTROL_SERVICES = (
     *('keystone', 'placement', 'glance', 'nova-', 'neutron-'),

@@ -66,14 +66,19 @@ def _uwsgi(
         str(cloud.venv),
         *'--die-on-term --threads 4 --enable-threads --need-app'.split(),
         *'--thunder-lock --buffer-size 65535 --http-chunked-input'.split(),
-        # Glance's idle threads would make the end of Python wait for ever.
-        *'--skip-atexit-teardown --disable-logging --log-5xx'.split(),
+        *'--disable-logging --log-5xx'.split(),
         '--add-header',
         'Connection: close',
     )
     paths = tuple(cloud.etc / path for path in configs)
     return Service(
-        name, command, CONTROL, env, paths, runs_our_code=runs_our_code
+        name,
+        command,
+        CONTROL,
+        env,
+        paths,
+        runs_our_code=runs_our_code,
+        stop_seconds=5,
     )
 
 
