@@ -2,6 +2,7 @@
 """A private fabric and engine, searched for leaks after each test."""
 
 from collections.abc import Iterator
+import os
 import pathlib
 import sys
 import uuid
@@ -22,8 +23,14 @@ privsep.in_process()
 
 @pytest.fixture(scope='session')
 def dockerd() -> Iterator[dockerd_fixture.Dockerd]:
-    """An engine with an image, dockerd_fixture.IMAGE."""
-    with dockerd_fixture.private() as found:
+    """An engine with an image, dockerd_fixture.IMAGE.
+
+    NOVA_VCLOUD_TEST_ENGINE may name a folder with another engine's programs;
+    tests/functional/runtime/fetch-engine makes such folders.
+    """
+    programs = os.environ.get('NOVA_VCLOUD_TEST_ENGINE')
+    with dockerd_fixture.private(
+            pathlib.Path(programs) if programs else None) as found:
         yield found
 
 

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What holds for Debian 12's engine holds for newer ones."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+HERE = pathlib.Path(__file__).resolve().parent
+CACHE = pathlib.Path(os.environ.get('MINICLOUD_CACHE',
+                                    '/var/cache/nova-vcloud'))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('suite', ['trixie'])
+def test_addresses_outlive_containers_of(suite):
+    folder = CACHE / 'engines' / suite
+    done = subprocess.run([HERE / 'fetch-engine', suite, folder],
+                          check=False, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f'cannot fetch the engine of {suite}: {done.stderr}')
+    version = subprocess.check_output(
+        [folder / 'bin/dockerd', '--version'], text=True)
+    assert int(version.split()[2].split('.')[0]) > 20
+    done = subprocess.run(
+        [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider',
+         HERE.parent / 'vif/test_containers.py'],
+        env={**os.environ, 'NOVA_VCLOUD_TEST_ENGINE': str(folder / 'bin')},
+        check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
