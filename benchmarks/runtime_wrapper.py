@@ -88,7 +88,8 @@ def difference(bundle: Bundle, runc: str, *args: str,
 
 def main() -> int:
     """Print the table; 0 when the goals are met."""
-    home = pathlib.Path(tempfile.mkdtemp())
+    # Bundles are in /run, a tmpfs on any host but a few containers.
+    home = pathlib.Path(tempfile.mkdtemp(dir='/dev/shm'))
     subprocess.run(['ip', 'netns', 'add', NETNS], check=True)
     try:
         bundle = Bundle(home)

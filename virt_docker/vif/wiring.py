@@ -12,12 +12,14 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 import contextlib
 import errno
+import json
 import pathlib
 import socket
 import threading
 import time
 from typing import Any
 
+from oslo_concurrency import processutils
 from oslo_log import log
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
@@ -127,7 +129,7 @@ def destroy(fabric: str, name: str, owner: str) -> None:
             return  # and the taps went with it
         # By alias: a tap may have lost its namespace, or be half made.
         deadline = time.monotonic() + GONE_TIMEOUT
-        while indexes := owned(outer, owner):
+        while indexes := _owned(owner):
             for index in indexes:
                 delete(outer, index)
             if time.monotonic() > deadline:
@@ -204,6 +206,8 @@ def errors() -> Iterator[None]:
     except NetlinkError as e:
         raise WiringError(f'the kernel refused: {e.args[-1]} '
                           f'({errno.errorcode.get(e.code, e.code)})') from e
+    except processutils.ProcessExecutionError as e:
+        raise WiringError(str(e)) from e
 
 
 def veths(inner: IPRoute) -> list[Any]:
@@ -221,10 +225,15 @@ def pairs(inner: IPRoute, outer: IPRoute,
             yield peer, tap
 
 
-def owned(outer: IPRoute, owner: str) -> list[int]:
-    """Return the indexes of a server's taps."""
-    return [found['index'] for found in outer.get_links()
-            if is_owned(found, owner)]
+def _owned(owner: str) -> list[int]:
+    """Return the indexes of a server's taps, seen from the calling thread.
+
+    Not by pyroute2, to which each link costs 0.4 ms: a host has hundreds.
+    """
+    out, _err = processutils.execute('ip', '-j', 'link', 'show', 'type',
+                                     'veth')
+    return [found['ifindex'] for found in json.loads(out or '[]')
+            if found.get('ifalias', '').startswith(f'{owner}:')]
 
 
 def is_owned(found: Any, owner: str) -> bool:
