@@ -33,7 +33,10 @@ from nova_vcloud.virt_docker import addresses  # noqa: E402
 from nova_vcloud.virt_docker.vif import network  # noqa: E402
 
 ROUNDS = int(os.environ.get('BENCH_ROUNDS', '25'))
-POLL = 0.01  # seconds between two looks at the API
+POLL = 0.02  # seconds between two looks at the API
+# Looking costs the API work that slows down what is looked at: no look before
+# this part of the shortest time that any server has taken.
+QUIET = 0.85
 GOAL = '<= 1.3'
 
 
@@ -44,27 +47,36 @@ class Cloud:
         self.settings = settings.load()
         api = identity.connect(self.settings)
         self._compute = api.compute
+        self._shortest = 0.0
+        self._api = api
         self._body = {
             'flavorRef': api.compute.find_flavor('c1.tiny').id,
-            'imageRef': api.image.find_image('tiny').id,
             'networks': [{'uuid': api.network.find_network(
                 seed.NETWORK).id}],
         }
 
-    def boot(self, host: str) -> tuple[float, str]:
+    def boot(self, host: str, image: str) -> tuple[float, str]:
         """Return seconds from the request to ACTIVE, and the server."""
-        body = {**self._body, 'name': 'bench',
+        body = {**self._body, 'name': 'bench', 'imageRef': image,
                 'availability_zone': f'nova:{host}'}
         start = time.perf_counter()
         answer = self._compute.post('/servers', json={'server': body}).json()
         server = answer['server']['id']
+        time.sleep(max(0.0, start + QUIET * self._shortest
+                       - time.perf_counter()))
         while True:
             shown = self._get(server)
             if shown['status'] == 'ACTIVE':
-                return time.perf_counter() - start, server
+                taken = time.perf_counter() - start
+                self._shortest = min(taken, self._shortest or taken)
+                return taken, server
             if shown['status'] == 'ERROR':
                 raise RuntimeError(shown['fault'])
             time.sleep(POLL)
+
+    def image(self, name: str) -> str:
+        """Return the id of an image."""
+        return self._api.image.find_image(name).id
 
     def delete(self, server: str) -> None:
         """Delete a server and wait until it is gone."""
@@ -129,14 +141,16 @@ def fake_host() -> Iterator[str]:
 def measure(cloud: Cloud, fake: str) -> dict[str, list[float]]:
     """Time the three cases in turn; the first round only warms up."""
     host = cloud.settings.hosts[0]
-    _, server = cloud.boot(host.name)
+    tiny, nothing = cloud.image('tiny'), cloud.image('fake')
+    _, server = cloud.boot(host.name, tiny)
     model = Engine(f'unix://{host.socket}').container(f'nova-{server}')
     cloud.delete(server)
     bare = Bare(host, model)
     times: dict[str, list[float]] = {'fake': [], 'ours': [], 'bare': []}
     for _round in range(ROUNDS + 1):
-        for case, where in (('fake', fake), ('ours', host.name)):
-            taken, server = cloud.boot(where)
+        for case, where, image in (('fake', fake, nothing),
+                                   ('ours', host.name, tiny)):
+            taken, server = cloud.boot(where, image)
             times[case].append(taken)
             cloud.delete(server)
         times['bare'].append(bare.run())

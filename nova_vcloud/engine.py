@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The only door to a Docker engine: one client a thread, bounded time-outs.
+"""The only door to a Docker engine: one client a call, bounded time-outs.
 
 Every method raises :class:`~nova_vcloud.exception.EngineUnavailable` when
 the engine does not answer and another
@@ -14,11 +14,14 @@ from collections.abc import Mapping
 import contextlib
 import functools
 import json
+import queue
 import threading
 from typing import Any
+from typing import Concatenate
+from typing import ParamSpec
 from typing import TypeVar
 
-import docker
+from docker import APIClient as Client
 from docker import errors
 from docker.types import CancellableStream
 import requests
@@ -27,7 +30,8 @@ from nova_vcloud import exception
 
 API_VERSION = '1.41'  # Docker 20.10, the oldest engine we are tested with
 
-_F = TypeVar('_F', bound=Callable[..., Any])
+_P = ParamSpec('_P')
+_R = TypeVar('_R')
 
 
 @contextlib.contextmanager
@@ -51,16 +55,32 @@ def _mapped() -> Iterator[None]:
         raise exception.EngineUnavailable(str(e)) from e
 
 
-def _engine_call(method: _F) -> _F:
+def _engine_call(
+        method: Callable[Concatenate['Engine', _P], _R]
+) -> Callable[Concatenate['Engine', _P], _R]:
     """Map the errors of ``method`` and count it."""
 
     @functools.wraps(method)
-    def call(self: 'Engine', *args: Any, **kwargs: Any) -> Any:
+    def call(self: 'Engine', /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
         self.count()
         with _mapped():
             return method(self, *args, **kwargs)
 
-    return call  # type: ignore[return-value]
+    return call
+
+
+def _request(
+        method: Callable[Concatenate['Engine', Client, _P], _R]
+) -> Callable[Concatenate['Engine', _P], _R]:
+    """Give ``method`` a client that nobody else uses meanwhile."""
+
+    def call(self: 'Engine', /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        self.count()
+        with _mapped(), self._borrowed() as client:
+            return method(self, client, *args, **kwargs)
+
+    functools.update_wrapper(call, method)
+    return call
 
 
 class Engine:
@@ -76,7 +96,10 @@ class Engine:
         self.url = url
         self._timeout = timeout
         self._load_timeout = load_timeout
-        self._local = threading.local()
+        # requests.Session is not documented as thread-safe, and Nova's pools
+        # have many threads: clients that nobody uses wait here, last in first
+        # out so that few are ever made.
+        self._idle: queue.LifoQueue[Client] = queue.LifoQueue()
         self._count_lock = threading.Lock()
         self.calls = 0  # requests made by this object, for the audits' sake
 
@@ -85,24 +108,28 @@ class Engine:
         with self._count_lock:
             self.calls += 1
 
-    def _new_client(self, timeout: int | None) -> docker.APIClient:
-        return docker.APIClient(base_url=self.url, version=API_VERSION,
+    def _new_client(self, timeout: int | None) -> Client:
+        return Client(base_url=self.url, version=API_VERSION,
                                 timeout=timeout)
 
-    @property
-    def _client(self) -> docker.APIClient:
-        # requests.Session is not documented as thread-safe.
-        client = getattr(self._local, 'client', None)
-        if client is None:
-            client = self._local.client = self._new_client(self._timeout)
-        return client
+    @contextlib.contextmanager
+    def _borrowed(self) -> Iterator[Client]:
+        """Lend a client to one call."""
+        try:
+            client = self._idle.get_nowait()
+        except queue.Empty:
+            client = self._new_client(self._timeout)
+        try:
+            yield client
+        finally:
+            self._idle.put(client)
 
     # The host
 
-    @_engine_call
-    def info(self) -> dict[str, Any]:
+    @_request
+    def info(self, client: Client) -> dict[str, Any]:
         """Return ``GET /info``."""
-        return self._client.info()
+        return client.info()
 
     @_engine_call
     def events(self, labels: Iterable[str]) -> CancellableStream:
@@ -118,74 +145,78 @@ class Engine:
 
     # Containers
 
-    @_engine_call
-    def containers(self, labels: Iterable[str]) -> list[dict[str, Any]]:
+    @_request
+    def containers(self, client: Client, labels: Iterable[str]
+                   ) -> list[dict[str, Any]]:
         """List containers, stopped ones too, that carry all ``labels``."""
-        return self._client.containers(all=True,
+        return client.containers(all=True,
                                        filters={'label': list(labels)})
 
-    @_engine_call
-    def container(self, name: str) -> dict[str, Any]:
+    @_request
+    def container(self, client: Client, name: str) -> dict[str, Any]:
         """Inspect one container by name or id."""
-        return self._client.inspect_container(name)
+        return client.inspect_container(name)
 
-    @_engine_call
-    def create(self, name: str, body: Mapping[str, Any]) -> str:
+    @_request
+    def create(self, client: Client, name: str,
+               body: Mapping[str, Any]) -> str:
         """Create a container and return its id (64 hex digits)."""
-        answer = self._client.create_container_from_config(dict(body), name)
+        answer = client.create_container_from_config(dict(body), name)
         return answer['Id']
 
-    @_engine_call
-    def put_archive(self, name: str, path: str, tar: bytes) -> None:
+    @_request
+    def put_archive(self, client: Client, name: str, path: str,
+                    tar: bytes) -> None:
         """Unpack a tar below ``path`` inside the container's filesystem."""
-        self._client.put_archive(name, path, tar)
+        client.put_archive(name, path, tar)
 
-    @_engine_call
-    def start(self, name: str) -> None:
+    @_request
+    def start(self, client: Client, name: str) -> None:
         """Start a container; one that runs is left alone."""
-        self._client.start(name)
+        client.start(name)
 
-    @_engine_call
-    def stop(self, name: str, timeout: int) -> None:
+    @_request
+    def stop(self, client: Client, name: str, timeout: int) -> None:
         """Send the stop signal, wait ``timeout`` seconds, then SIGKILL."""
-        self._client.stop(name, timeout=timeout)
+        client.stop(name, timeout=timeout)
 
-    @_engine_call
-    def pause(self, name: str) -> None:
+    @_request
+    def pause(self, client: Client, name: str) -> None:
         """Freeze all processes of a container."""
-        self._client.pause(name)
+        client.pause(name)
 
-    @_engine_call
-    def unpause(self, name: str) -> None:
+    @_request
+    def unpause(self, client: Client, name: str) -> None:
         """Thaw all processes of a container."""
-        self._client.unpause(name)
+        client.unpause(name)
 
-    @_engine_call
-    def remove(self, name: str) -> None:
+    @_request
+    def remove(self, client: Client, name: str) -> None:
         """Kill and remove a container and its anonymous volumes."""
-        self._client.remove_container(name, v=True, force=True)
+        client.remove_container(name, v=True, force=True)
 
-    @_engine_call
-    def logs(self, name: str, limit: int) -> bytes:
+    @_request
+    def logs(self, client: Client, name: str, limit: int) -> bytes:
         """Return the last ``limit`` bytes of a container's console."""
         tail = b''
-        for chunk in self._client.logs(name, stdout=True, stderr=True,
+        for chunk in client.logs(name, stdout=True, stderr=True,
                                        stream=True, follow=False):
             tail = (tail + chunk)[-limit:]
         return tail
 
-    @_engine_call
-    def stats(self, name: str) -> dict[str, Any]:
+    @_request
+    def stats(self, client: Client, name: str) -> dict[str, Any]:
         """Return one sample of a running container's counters."""
-        return self._client.stats(name, stream=False, one_shot=True)
+        return client.stats(name, stream=False, one_shot=True)
 
     # Images
 
-    @_engine_call
-    def image_get(self, name: str) -> dict[str, Any] | None:
+    @_request
+    def image_get(self, client: Client,
+                  name: str) -> dict[str, Any] | None:
         """Inspect an image; None when the engine has none of that name."""
         try:
-            return self._client.inspect_image(name)
+            return client.inspect_image(name)
         except errors.ImageNotFound:
             return None
 
@@ -221,16 +252,17 @@ class Engine:
                 chunks, repository=tag, changes=list(changes))
         return _import_result(answer)
 
-    @_engine_call
-    def image_tag(self, image: str, repository: str, tag: str) -> None:
+    @_request
+    def image_tag(self, client: Client, image: str, repository: str,
+                  tag: str) -> None:
         """Give an image one more name."""
-        self._client.tag(image, repository, tag, force=True)
+        client.tag(image, repository, tag, force=True)
 
-    @_engine_call
-    def image_remove(self, name: str) -> None:
+    @_request
+    def image_remove(self, client: Client, name: str) -> None:
         """Remove a name and, with its last one, the image; absent is fine."""
         with contextlib.suppress(errors.ImageNotFound):
-            self._client.remove_image(name, noprune=False)
+            client.remove_image(name, noprune=False)
 
 
 def _import_result(answer: str) -> str:

@@ -48,6 +48,7 @@ class Containers:
         self._images = images
         self._defaults = defaults
         self._host = host
+        self._own_starts: set[str] = set()
 
     # What is there
 
@@ -104,7 +105,7 @@ class Containers:
                 self._engine.put_archive(container_id, '/', _tar(files))
             steps.reached('inject')
             if power_on:
-                self._engine.start(container_id)
+                self._own_start(instance.uuid, container_id)
             steps.reached('start')
             undo.pop_all()
         steps.reached('end')
@@ -129,6 +130,7 @@ class Containers:
             self._network.destroy(uuid)
 
     def _remove(self, uuid: str) -> None:
+        self._own_starts.discard(uuid)
         try:
             container_id = self.inspect(uuid)['Id']
         except exception.ContainerNotFound:
@@ -151,11 +153,31 @@ class Containers:
         if container['State']['Paused']:
             self._engine.unpause(container['Id'])
         try:
-            self._engine.start(container['Id'])
+            self._own_start(uuid, container['Id'])
         except exception.EngineError:
             if not self.running(uuid):
                 self._network.set_carrier(uuid, False)
             raise
+
+    def _own_start(self, uuid: str, container_id: str) -> None:
+        self._own_starts.add(uuid)
+        try:
+            self._engine.start(container_id)
+        except BaseException:
+            self._own_starts.discard(uuid)
+            raise
+
+    def claim_start(self, uuid: str) -> bool:
+        """Tell, once, whether the last start was ours.
+
+        Nova knows of what it asked for: telling it again would only cost it
+        work, in the middle of a build.
+        """
+        try:
+            self._own_starts.remove(uuid)
+        except KeyError:
+            return False
+        return True
 
     def stop(self, uuid: str, timeout: int) -> None:
         """Stop the container and take its link down.
@@ -170,6 +192,9 @@ class Containers:
         if container['State']['Paused']:
             self._engine.unpause(container['Id'])
         self._engine.stop(container['Id'], timeout)
+        # Should the event of that start have been lost, with the engine.
+        self._own_starts.discard(container['Config']['Labels']
+                                 [spec.LABEL_UUID])
 
     def reboot(self, uuid: str, network_info: Any, timeout: int) -> None:
         """Stop and start; NICs and namespace are checked in between."""

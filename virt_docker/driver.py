@@ -103,7 +103,8 @@ class DockerDriver(driver.ComputeDriver):
             self._engine, CONF.host, conf.runtime, conf.runtime_links_path)
         self._events = events.EventFeed(
             self._engine, spec.own_labels(CONF.host), conf.stop_event_delay,
-            self._containers.follow, self._emit)
+            self._containers.follow, self._containers.claim_start,
+            self._emit)
 
     # Host
 

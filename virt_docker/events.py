@@ -83,16 +83,19 @@ class EventFeed:
 
     :param follow: sets the server's link to the container's state and
         returns whether it runs
+    :param ours: tells whether it was the driver that started a server
     :param emit: tells Nova of one transition of one server
     """
 
     def __init__(self, engine: Engine, labels: list[str], delay: float,
                  follow: Callable[[str], bool],
+                 ours: Callable[[str], bool],
                  emit: Callable[[str, int], None]) -> None:
         self._engine = engine
         self._labels = labels
         self._tracker = Tracker(delay)
         self._follow = follow
+        self._ours = ours
         self._emit = emit
         self._queue: queue.SimpleQueue[dict[str, Any] | None] = (
             queue.SimpleQueue())
@@ -194,5 +197,7 @@ class EventFeed:
 
     def _tell(self, uuid: str, transition: int) -> None:
         if transition == STARTED:
+            if self._ours(uuid):
+                return
             self._follow(uuid)
         self._emit(uuid, transition)
