@@ -13,7 +13,6 @@ from collections.abc import Mapping
 import contextlib
 import errno
 import json
-import pathlib
 import socket
 import threading
 import time
@@ -42,13 +41,13 @@ GONE_TIMEOUT = 5.0  # seconds
 FORWARDING_TIMEOUT = 0.5  # seconds
 SYSCTLS = {
     # Addresses and routes are Neutron's, never a neighbour's.
-    'ipv6/conf/default/accept_ra': '0',
-    'ipv6/conf/default/autoconf': '0',
-    'ipv6/conf/default/accept_dad': '0',
+    'ipv6/conf/default/accept_ra': b'0',
+    'ipv6/conf/default/autoconf': b'0',
+    'ipv6/conf/default/accept_dad': b'0',
     # An address is of its NIC: Linux would answer for it on any, and a
     # neighbour would take the wrong port for it.
-    'ipv4/conf/all/arp_ignore': '1',
-    'ipv4/conf/all/arp_announce': '2',
+    'ipv4/conf/all/arp_ignore': b'1',
+    'ipv4/conf/all/arp_announce': b'2',
 }
 # A bridge takes the lowest MAC of its ports, which would change as servers
 # come and go. As libvirt does.
@@ -194,8 +193,9 @@ def _prepare(inner: IPRoute) -> None:
     inner.link('set', index=LOOPBACK, state='up')
     for key, value in SYSCTLS.items():
         # A kernel without IPv6 lacks some.
-        with contextlib.suppress(FileNotFoundError):
-            (pathlib.Path('/proc/sys/net') / key).write_text(value)
+        with contextlib.suppress(FileNotFoundError), \
+                open(f'/proc/sys/net/{key}', 'wb', buffering=0) as file:
+            file.write(value)
 
 
 @contextlib.contextmanager
