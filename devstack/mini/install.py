@@ -31,6 +31,7 @@ DEBIAN_PACKAGES = (
     'iputils-ping',
     'jq',
     'libc6-dev',
+    'make',
     'mariadb-client',
     'mariadb-server',
     'memcached',
@@ -41,6 +42,7 @@ DEBIAN_PACKAGES = (
     'python3-venv',
     'rabbitmq-server',
     'runc',
+    'shellcheck',
 )
 # One program of each package that must be there to run.
 PROGRAMS = (
@@ -72,7 +74,9 @@ PROJECT_PARTS = (
     'qos',
     'virt_docker',
     'setup.cfg',
+    'setup.py',
     'pyproject.toml',
+    'requirements.txt',
 )
 
 
