@@ -184,20 +184,23 @@ class EventFeed:
         if action == 'resync':
             started = self._tracker.resync(self._running(), time.monotonic())
             for uuid in started:
-                self._tell(uuid, STARTED)
+                if not self._ours(uuid):
+                    self._tell(uuid, STARTED)
             return
         attributes = event['Actor']['Attributes']
         uuid = attributes[spec.LABEL_UUID]
         if action == 'oom':
             LOG.warning('Server %s reached its memory limit; the kernel '
                         'killed one of its processes', uuid)
+        # Claimed at each start, told or not, so that none is left over for
+        # a later start that is not ours.
+        ours = action == 'start' and self._ours(uuid)
         for transition in self._tracker.handle(uuid, action,
                                                time.monotonic()):
-            self._tell(uuid, transition)
+            if not ours:
+                self._tell(uuid, transition)
 
     def _tell(self, uuid: str, transition: int) -> None:
         if transition == STARTED:
-            if self._ours(uuid):
-                return
             self._follow(uuid)
         self._emit(uuid, transition)

@@ -114,6 +114,18 @@ def test_stop_behind_novas_back_is_seen(desk, server):
     desk.wait(server, 'ACTIVE')
 
 
+def test_start_behind_novas_back_is_undone(desk, server):
+    """Nova's rule: what it stopped stays stopped."""
+    desk.compute.reboot_server(server.id, 'HARD')
+    desk.wait(server, 'ACTIVE')
+    desk.compute.stop_server(server.id)
+    desk.wait(server, 'SHUTOFF')
+    desk.engine(desk.host_of(server)).start(f'nova-{server.id}')
+    until(lambda: not desk.container(server)['State']['Running'], SOON,
+          'stopped again')
+    desk.silent(server)
+
+
 @pytest.mark.usefixtures('same_nic')
 def test_killed_engine(desk, server):
     host = desk.host_of(server)
