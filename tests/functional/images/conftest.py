@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 import time
 
+import dockerd as dockerd_fixture  # found by tests/functional/conftest.py
 import pytest
 
 from nova_vcloud import exception
@@ -78,6 +79,8 @@ def private_engine():
         with PrivateEngine(home).running() as engine:
             yield engine
     finally:
+        # dockerd mounts its folder on itself where / is not shared.
+        dockerd_fixture.Dockerd(home).remove_mounts()
         shutil.rmtree(home)
 
 
