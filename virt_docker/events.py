@@ -40,9 +40,10 @@ class Tracker:
     def handle(self, uuid: str, action: str, now: float) -> list[int]:
         """Take one action of the engine; return the transitions to tell."""
         if action == 'start':
-            restarted = self._stopping.pop(uuid, None) is not None
+            # Told after a short stop too: it may be Nova that stopped it.
+            self._stopping.pop(uuid, None)
             self._running.add(uuid)
-            return [] if restarted else [STARTED]
+            return [STARTED]
         if action == 'die':
             self._running.discard(uuid)
             self._stopping[uuid] = now + self._delay

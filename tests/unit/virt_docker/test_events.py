@@ -19,11 +19,11 @@ def test_a_stop_is_told_only_after_the_delay():
     assert tracker.wait(12.0) is None
 
 
-def test_a_restart_is_neither_a_stop_nor_a_start():
+def test_a_restart_is_a_start_and_no_stop():
     tracker = events.Tracker(1.0)
     assert tracker.handle(A, 'start', 1.0) == [events.STARTED]
     tracker.handle(A, 'die', 2.0)
-    assert tracker.handle(A, 'start', 2.5) == []
+    assert tracker.handle(A, 'start', 2.5) == [events.STARTED]
     assert tracker.due(9.0) == []
 
 
