@@ -36,3 +36,11 @@ class EngineConflict(EngineError):
 
 class HostNotReady(NovaVcloudException):
     """The host lacks something the driver needs; says what to change."""
+
+
+class InvalidLimit(NovaVcloudException):
+    """A limit that cannot be: out of range, or at odds with another."""
+
+
+class LimitNotEnforced(NovaVcloudException):
+    """A valid limit that this host refused, or does not hold."""

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where limits are held: each module knows one interface of the host."""
