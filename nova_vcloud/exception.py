@@ -44,3 +44,15 @@ class InvalidLimit(NovaVcloudException):
 
 class LimitNotEnforced(NovaVcloudException):
     """A valid limit that this host refused, or does not hold."""
+
+
+class StateError(NovaVcloudException):
+    """A file of our own is not what we wrote."""
+
+
+class InvalidRequest(NovaVcloudException):
+    """A flavor asks for something that cannot be; names the key."""
+
+
+class NoSuchRecord(NovaVcloudException):
+    """No guest of that name has limits on this host."""
