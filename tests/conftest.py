@@ -16,6 +16,7 @@ LAYERS = {
     'contract': 'against installed Nova, Neutron, os-vif; no service',
     'functional': 'root: real dockerd, network namespaces, cgroups',
     'integration': 'root: the mini cloud, brought up by the test',
+    'vm': 'root: an emulated machine with systemd and cgroup v2',
 }
 
 # `python -m pytest` puts the repository's root first on sys.path; there the
@@ -52,7 +53,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if layer not in LAYERS:
             continue
         item.add_marker(layer)
-        if layer in ('functional', 'integration') and os.geteuid() != 0:
+        if layer in ('functional', 'integration', 'vm') and os.geteuid() != 0:
             item.add_marker(not_root)
 
 
