@@ -25,8 +25,7 @@ ONLY_IN = {
                 'nova_vcloud.qos.backends.libvirt'),
     'neutron_lib': ('nova_vcloud.ml2',),
     'os_vif': ('nova_vcloud.virt_docker',),
-    'pyroute2': ('nova_vcloud.virt_docker.vif',
-                 'nova_vcloud.qos.backends.tc'),
+    'pyroute2': ('nova_vcloud.virt_docker.vif', 'nova_vcloud.netns'),
 }
 
 #: Room -> what of this project and of Nova it may import besides itself.
@@ -258,7 +257,7 @@ def test_planted_shape_is_seen(source, reason):
     ('nova_vcloud.filters.ecu', 'from nova.scheduler import filters'),
     ('nova_vcloud.filters.ecu', 'import nova.conf\nX = nova.conf.CONF'),
     ('nova_vcloud.qos.plan', 'from nova_vcloud import units'),
-    ('nova_vcloud.qos.backends.tc', 'import pyroute2'),
+    ('nova_vcloud.netns', 'from pyroute2 import IPRoute'),
     ('nova_vcloud.virt_docker.driver', 'from nova.virt import driver'),
     ('nova_vcloud.virt_docker.driver', 'from nova_vcloud.qos import plan'),
     ('nova_vcloud.virt_docker.vif.netns', 'from pyroute2 import NetNS'),

@@ -14,9 +14,9 @@ from nova import exception
 from oslo_log import log
 from oslo_utils import uuidutils
 
+from nova_vcloud import netns
 from nova_vcloud.virt_docker.addresses import Nic
 from nova_vcloud.virt_docker.vif import mapping
-from nova_vcloud.virt_docker.vif import namespaces
 from nova_vcloud.virt_docker.vif import segments
 from nova_vcloud.virt_docker.vif import wiring
 
@@ -50,7 +50,7 @@ class Network:
     def namespaces(self) -> set[str]:
         """Return the UUIDs of the servers that have a namespace here."""
         uuids = (name.removeprefix(self._prefix)
-                 for name in namespaces.names()
+                 for name in netns.names()
                  if name.startswith(self._prefix))
         return {uuid for uuid in uuids if uuidutils.is_uuid_like(uuid)}
 
@@ -84,7 +84,7 @@ class Network:
         """
         with _unplug_errors():
             mapping.forget_namespace(
-                self._links_path, namespaces.path(self.namespace(server)))
+                self._links_path, netns.path(self.namespace(server)))
             wiring.destroy(self._fabric, self.namespace(server),
                            _owner(server))
 
@@ -124,7 +124,7 @@ class Network:
         """Let the runtime put a container into the server's namespace."""
         with _plug_errors():
             mapping.join(self._links_path, container_id,
-                         namespaces.path(self.namespace(server)))
+                         netns.path(self.namespace(server)))
 
     def forget(self, container_id: str) -> None:
         """Forget a container; an unknown one is fine."""

@@ -23,9 +23,9 @@ from oslo_log import log
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from nova_vcloud import netns
 from nova_vcloud import privsep
 from nova_vcloud.virt_docker.vif import announce as frames
-from nova_vcloud.virt_docker.vif import namespaces
 from nova_vcloud.virt_docker.vif import segments
 from nova_vcloud.virt_docker.vif.interface import Interface
 from nova_vcloud.virt_docker.vif.segments import WiringError
@@ -57,7 +57,7 @@ NicValues = Mapping[str, Any]
 
 
 @privsep.net.entrypoint
-@namespaces.own_thread
+@netns.own_thread
 def plug(fabric: str, name: str, owner: str, nics: Iterable[NicValues],
          uplinks: Mapping[str, str], up: bool) -> None:
     """Make a server's namespace and NICs, or repair what differs.
@@ -69,13 +69,13 @@ def plug(fabric: str, name: str, owner: str, nics: Iterable[NicValues],
     :raises WiringError: the host lacks something
     """
     with contextlib.ExitStack() as undo, contextlib.ExitStack() as sockets:
-        fresh = not namespaces.exists(name)
+        fresh = not netns.exists(name)
         if fresh:
-            undo.callback(namespaces.remove, name)
-            namespaces.create(name)
+            undo.callback(netns.remove, name)
+            netns.create(name)
         with errors():
-            outer = sockets.enter_context(namespaces.netlink(fabric))
-            inner = sockets.enter_context(namespaces.netlink(name))
+            outer = sockets.enter_context(netns.netlink(fabric))
+            inner = sockets.enter_context(netns.netlink(name))
             if fresh:
                 _prepare(inner)
             server = ServerLinks(inner, outer, owner, fresh)
@@ -91,13 +91,13 @@ def plug(fabric: str, name: str, owner: str, nics: Iterable[NicValues],
 
 
 @privsep.net.entrypoint
-@namespaces.own_thread
+@netns.own_thread
 def unplug(fabric: str, owner: str, taps: Mapping[str, str]) -> None:
     """Remove the NICs of ports; absent ones are fine.
 
     :param taps: {port id: name of the tap}
     """
-    with errors(), namespaces.netlink(fabric) as outer:
+    with errors(), netns.netlink(fabric) as outer:
         for port_id, tap in taps.items():
             found = segments.link(outer, ifname=tap)
             if found is None:
@@ -110,20 +110,20 @@ def unplug(fabric: str, owner: str, taps: Mapping[str, str]) -> None:
 
 
 @privsep.net.entrypoint
-@namespaces.own_thread
+@netns.own_thread
 def destroy(fabric: str, name: str, owner: str) -> None:
     """Remove a server's NICs and namespace, whatever there is of them.
 
     :raises WiringError: a tap is still there after GONE_TIMEOUT
     """
     with errors(), contextlib.ExitStack() as sockets:
-        if namespaces.exists(name):
-            inner = sockets.enter_context(namespaces.netlink(name))
+        if netns.exists(name):
+            inner = sockets.enter_context(netns.netlink(name))
             for found in veths(inner):
                 delete(inner, found['index'])
-        namespaces.remove(name)
+        netns.remove(name)
         try:
-            outer = sockets.enter_context(namespaces.netlink(fabric))
+            outer = sockets.enter_context(netns.netlink(fabric))
         except FileNotFoundError:
             return  # and the taps went with it
         # By alias: a tap may have lost its namespace, or be half made.
@@ -137,14 +137,14 @@ def destroy(fabric: str, name: str, owner: str) -> None:
 
 
 @privsep.net.entrypoint
-@namespaces.own_thread
+@netns.own_thread
 def set_carrier(fabric: str, name: str, owner: str, up: bool) -> None:
     """Connect or disconnect a server's links; no namespace is fine."""
-    if not namespaces.exists(name):
+    if not netns.exists(name):
         return
     changed = []
-    with errors(), namespaces.netlink(name) as inner, \
-            namespaces.netlink(fabric) as outer:
+    with errors(), netns.netlink(name) as inner, \
+            netns.netlink(fabric) as outer:
         for peer, tap in pairs(inner, outer, owner):
             if bool(tap['flags'] & IFF_UP) != up:
                 outer.link('set', index=tap['index'],
@@ -158,20 +158,20 @@ def set_carrier(fabric: str, name: str, owner: str, up: bool) -> None:
 
 
 @privsep.net.entrypoint
-@namespaces.own_thread
+@netns.own_thread
 def announce(fabric: str, name: str, nics: Iterable[NicValues]) -> None:
     """Tell the neighbours where the addresses of ``nics`` are."""
     _announce(fabric, name, nics)
 
 
 @privsep.net.entrypoint
-@namespaces.own_thread
+@netns.own_thread
 def counters(fabric: str, name: str, owner: str) -> list[dict[str, Any]]:
     """Return counters of each NIC, seen from the server."""
-    if not namespaces.exists(name):
+    if not netns.exists(name):
         return []
-    with errors(), namespaces.netlink(name) as inner, \
-            namespaces.netlink(fabric) as outer:
+    with errors(), netns.netlink(name) as inner, \
+            netns.netlink(fabric) as outer:
         return [_counters(peer, tap)
                 for peer, tap in pairs(inner, outer, owner)]
 
@@ -317,7 +317,7 @@ class ServerLinks:
 
     def _add(self, nic: NicValues, name: str) -> None:
         """Add both ends in one request: no name or MAC but the final one."""
-        with namespaces.opened(name) as server:
+        with netns.opened(name) as server:
             self._outer.link(
                 'add', ifname=nic['tap'], kind='veth', mtu=nic['mtu'],
                 address=TAP_MAC + nic['mac'][2:],
@@ -359,9 +359,9 @@ def _announce(fabric: str, name: str, nics: Iterable[NicValues]) -> None:
     no error.
     """
     try:
-        with namespaces.netlink(fabric) as outer:
+        with netns.netlink(fabric) as outer:
             ready = [(nic, _forwarding(outer, nic['tap'])) for nic in nics]
-        namespaces.enter(name)
+        netns.enter(name)
         for nic, tap in ready:
             if tap is not None:
                 frames.send(socket.if_indextoname(tap.get('link')),

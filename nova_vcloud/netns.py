@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Named network namespaces, kept as `ip netns` keeps them."""
+"""Network namespaces, and threads that work in them.
+
+Names are kept as `ip netns` keeps them.
+"""
 
 from __future__ import annotations
 
@@ -62,6 +65,19 @@ def own_thread(function: _F) -> _F:
     return wrapper  # type: ignore[return-value]
 
 
+def isolate() -> None:
+    """Move the calling thread into a new namespace that has no name.
+
+    It ends with the thread; for threads of own_thread() only.
+
+    :raises OSError: the kernel refused
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(netns.CLONE_NEWNET) != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+
+
 def create(name: str) -> None:
     """Make a namespace and move the calling thread into it.
 
@@ -71,10 +87,7 @@ def create(name: str) -> None:
     """
     # With its mode: privsep's daemon has no umask.
     os.makedirs(DIRECTORY, mode=0o755, exist_ok=True)
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.unshare(netns.CLONE_NEWNET) != 0:
-        error = ctypes.get_errno()
-        raise OSError(error, os.strerror(error))
+    isolate()
     with _lock():
         if not exists(name):
             with contextlib.suppress(FileNotFoundError):
