@@ -1,0 +1,348 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Network limits on real links: set, changed, removed, read back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import dataclasses
+import json
+import random
+import statistics
+import subprocess
+import time
+
+import lan as lan_fixture
+import pytest
+
+from nova_vcloud import exception
+from nova_vcloud.guest import Guest
+from nova_vcloud.qos import limits
+from nova_vcloud.qos import qdiscs
+from nova_vcloud.qos.backends import base
+from nova_vcloud.qos.backends import tc
+from nova_vcloud.virt_docker.addresses import Nic
+
+MBIT = 10**6 // 8  # bytes/s
+KINDS = sorted(tc.KINDS)
+NONE = dict.fromkeys((kind[4:] for kind in KINDS), limits.UNLIMITED)
+
+
+@dataclasses.dataclass
+class Server:
+    """A server's links and the backend that limits them."""
+
+    lan: lan_fixture.Lan
+    uuid: str
+    backend: tc.TcBackend
+    nics: tuple[Nic, ...] = ()
+
+    def plug(self, up: bool = True, **changes) -> Nic:
+        nic = self.lan.nic(**changes)
+        self.lan.network.plug(self.uuid, (nic,), up=up)
+        self.nics += (nic,)
+        return nic
+
+    @property
+    def guest(self) -> Guest:
+        return Guest(self.uuid, self.uuid, '', tuple(
+            self.lan.network.link(self.uuid, nic) for nic in self.nics))
+
+    def keys(self, nic: Nic) -> list[limits.Key]:
+        return [limits.Key('net', kind[4:], nic.port_id) for kind in KINDS]
+
+    def read(self, nic: Nic) -> dict[str, limits.Value]:
+        found = self.backend.read(self.guest, self.keys(nic))
+        return {key.field: value for key, value in found.items()}
+
+    def set(self, nic: Nic, **wanted: limits.Value) -> None:
+        old = self.read(nic)
+        self.backend.apply(self.guest, [
+            base.Change(limits.Key('net', field, nic.port_id),
+                        old.get(field, limits.UNLIMITED), value)
+            for field, value in wanted.items()])
+
+    def same(self, nic: Nic, wanted: dict[str, limits.Value]) -> bool:
+        found = self.read(nic)
+        return found.keys() == wanted.keys() and all(
+            self.backend.matches(
+                limits.Key('net', field, nic.port_id), value, found[field])
+            for field, value in wanted.items())
+
+    def root(self, nic: Nic, way: str = 'in') -> dict:
+        """What tc(8) says of the qdisc that limits a direction."""
+        netns, dev = ((self.lan.name, nic.tap) if way == 'in' else
+                      (self.lan.prefix + self.uuid, nic.name))
+        return qdisc(netns, dev)
+
+
+def qdisc(netns: str, dev: str) -> dict:
+    done = subprocess.run(
+        ['tc', '-n', netns, '-s', '-j', 'qdisc', 'show', 'dev', dev, 'root'],
+        check=True, capture_output=True, text=True)
+    return next(iter(json.loads(done.stdout)), {})
+
+
+def tc_tool(netns: str, *args: str) -> None:
+    subprocess.run(['tc', '-n', netns, *args], check=True)
+
+
+def qdiscs_of_the_machine() -> str:
+    return subprocess.run(['tc', 'qdisc'], check=True, text=True,
+                          capture_output=True).stdout
+
+
+@pytest.fixture(scope='module')
+def backend() -> tc.TcBackend:
+    return tc.TcBackend()
+
+
+@pytest.fixture
+def box(lan, server, backend) -> Iterator[Server]:
+    before = qdiscs_of_the_machine()
+    yield Server(lan, server, backend)
+    assert qdiscs_of_the_machine() == before
+
+
+def test_all_kinds_hold_here(backend):
+    found = backend.support()
+    assert found.enforced == tc.KINDS
+    assert not found.missing
+    assert backend.support() is found
+
+
+def test_nothing_is_limited_at_first(box):
+    nic = box.plug()
+    assert box.read(nic) == NONE
+    assert box.root(nic)['kind'] == 'noqueue'
+
+
+@pytest.mark.parametrize('way', tc.WAYS)
+@pytest.mark.parametrize(('name', 'first', 'second'), [
+    ('average', 10 * MBIT, 20 * MBIT + 1), ('peak', 50 * MBIT, 70 * MBIT + 1),
+    ('burst', 300_000, 400_000)])
+def test_one_kind_is_set_changed_and_removed(box, way, name, first, second):
+    nic = box.plug()
+    field, average = f'{way}_{name}', f'{way}_average'
+    expected = {**NONE, average: 10 * MBIT}
+    box.set(nic, **{average: 10 * MBIT})
+    assert box.read(nic) == expected
+    for value in (first, second):
+        box.set(nic, **{field: value})
+        assert box.same(nic, {**expected, field: value})
+        assert box.read(nic)[field] == pytest.approx(value, rel=0.001)
+        assert box.root(nic, way)['kind'] == 'tbf'
+    box.set(nic, **{field: limits.UNLIMITED})
+    assert box.read(nic) == (NONE if name == 'average' else expected)
+    box.set(nic, **{average: limits.UNLIMITED})
+    assert box.root(nic, way)['handle'] == '0:'
+
+
+def test_what_tc_shows(box):
+    nic = box.plug()
+    box.set(nic, in_average=10 * MBIT, in_peak=30 * MBIT, in_burst=250_000)
+    found = box.root(nic)
+    assert found['handle'] == f'{qdiscs.MAJOR:x}:'
+    assert found['options']['rate'] == 10 * MBIT
+    # Its JSON says nothing of the peak.
+    assert 'peakrate 30Mbit' in subprocess.run(
+        ['tc', '-n', box.lan.name, 'qdisc', 'show', 'dev', nic.tap],
+        check=True, capture_output=True, text=True).stdout
+    assert found['options']['burst'] == pytest.approx(250_000, rel=0.001)
+    assert box.root(nic, 'out')['handle'] == '0:'
+
+
+@pytest.mark.parametrize(('way', 'other'), [('in', 'out'), ('out', 'in')])
+def test_a_direction_leaves_the_other_alone(box, way, other):
+    nic = box.plug()
+    box.set(nic, **{f'{other}_average': 70 * MBIT})
+    before = box.root(nic, other)
+    for value in (10 * MBIT, 20 * MBIT, limits.UNLIMITED):
+        box.set(nic, **{f'{way}_average': value})
+        found = box.root(nic, other)
+        assert found['options'] == before['options']
+        assert found['packets'] >= before['packets']  # not made anew
+    assert box.read(nic) == {**NONE, f'{other}_average': 70 * MBIT}
+
+
+def test_nics_have_limits_of_their_own(box):
+    first, second = box.plug(), box.plug(name='eth1')
+    box.set(first, in_average=10 * MBIT)
+    box.set(second, out_average=20 * MBIT)
+    assert box.read(first) == {**NONE, 'in_average': 10 * MBIT}
+    assert box.read(second) == {**NONE, 'out_average': 20 * MBIT}
+    box.backend.apply(box.guest, [
+        base.Change(limits.Key('net', field, nic.port_id),
+                    limits.UNLIMITED, 30 * MBIT)
+        for nic in (first, second)
+        for field in ('in_average', 'out_average')])
+    for nic in (first, second):
+        assert box.read(nic) == {**NONE, 'in_average': 30 * MBIT,
+                                 'out_average': 30 * MBIT}
+
+
+@pytest.mark.parametrize('value', [1000, 2**32 - 1, 2**32, 10**11])
+def test_rates_of_any_size(box, value):
+    nic = box.plug()
+    box.set(nic, in_average=value, in_peak=2 * value)
+    assert box.read(nic) == {**NONE, 'in_average': value,
+                             'in_peak': 2 * value}
+
+
+def test_peak_equal_to_average(box):
+    nic = box.plug()
+    wanted = {'in_average': 10 * MBIT, 'in_peak': 10 * MBIT}
+    box.set(nic, **wanted)
+    assert box.same(nic, {**NONE, **wanted})
+
+
+def test_a_burst_that_is_asked_for_is_not_the_one_we_choose(box):
+    nic = box.plug()
+    box.set(nic, in_average=10 * MBIT)
+    chosen = box.root(nic)['options']['burst']
+    box.set(nic, in_burst=chosen)
+    assert box.read(nic)['in_burst'] == pytest.approx(chosen, rel=0.001)
+    box.set(nic, in_burst=limits.UNLIMITED)
+    assert box.read(nic)['in_burst'] is limits.UNLIMITED
+
+
+@pytest.mark.parametrize(('wanted', 'reason'), [
+    ({'in_average': 10 * MBIT, 'in_burst': 1000}, 'less than a frame'),
+    ({'in_average': 10 * MBIT, 'in_burst': 2**32}, '4 GiB'),
+    ({'in_average': 2000, 'in_burst': 2**20}, 'must last between'),
+    ({'in_average': 10**10, 'in_burst': 2000}, 'must last between'),
+    ({'in_average': 10 * MBIT, 'in_peak': 5 * MBIT}, 'less than average'),
+    ({'in_peak': 5 * MBIT}, 'without an average'),
+    ({'out_burst': 10**6}, 'without an average'),
+])
+def test_what_the_kernel_cannot_hold_is_refused(box, wanted, reason):
+    nic = box.plug()
+    with pytest.raises(exception.LimitNotEnforced, match=reason) as e:
+        box.set(nic, **wanted)
+    assert nic.port_id in str(e.value)
+    assert box.read(nic) == NONE
+
+
+def test_foreign_root_qdisc_stays(box):
+    nic = box.plug()
+    tc_tool(box.lan.name, 'qdisc', 'add', 'dev', nic.tap, 'root', 'handle',
+            '1:', 'tbf', 'rate', '5mbit', 'burst', '20k', 'latency', '30ms')
+    before = box.root(nic)['options']
+    assert box.read(nic) == NONE
+    with pytest.raises(exception.LimitNotEnforced, match='not ours, tbf 1:'):
+        box.set(nic, in_average=10 * MBIT)
+    box.set(nic, in_average=limits.UNLIMITED)
+    box.set(nic, out_average=10 * MBIT)
+    assert box.root(nic)['options'] == before
+    assert box.read(nic) == {**NONE, 'out_average': 10 * MBIT}
+
+
+def test_qdisc_of_another_kind_with_our_number_stays(box):
+    nic = box.plug()
+    tc_tool(box.lan.name, 'qdisc', 'add', 'dev', nic.tap, 'root', 'handle',
+            f'{qdiscs.MAJOR:x}:', 'pfifo')
+    with pytest.raises(exception.LimitNotEnforced, match='not ours'):
+        box.set(nic, in_average=10 * MBIT)
+    box.set(nic, in_average=limits.UNLIMITED)
+    assert box.root(nic)['kind'] == 'pfifo'
+
+
+def test_removed_by_hand_is_seen_and_set_again(box):
+    nic = box.plug()
+    box.set(nic, in_average=10 * MBIT, out_average=10 * MBIT)
+    tc_tool(box.lan.name, 'qdisc', 'del', 'dev', nic.tap, 'root')
+    assert box.read(nic) == {**NONE, 'out_average': 10 * MBIT}
+    box.set(nic, in_average=10 * MBIT)
+    assert box.read(nic)['in_average'] == 10 * MBIT
+
+
+def test_limits_of_a_link_that_was_never_up(box):
+    nic = box.plug(up=False)
+    assert box.read(nic) == NONE
+    box.set(nic, in_average=10 * MBIT, out_average=20 * MBIT)
+    box.lan.network.set_carrier(box.uuid, True)
+    assert box.read(nic) == {**NONE, 'in_average': 10 * MBIT,
+                             'out_average': 20 * MBIT}
+
+
+def test_port_that_is_not_there(box):
+    nic = box.plug()
+    box.lan.network.unplug(box.uuid, (nic,))
+    assert box.read(nic) == {}
+    with pytest.raises(exception.LimitNotEnforced, match=nic.tap):
+        box.set(nic, in_average=10 * MBIT)
+    unknown = box.lan.nic()
+    assert box.read(unknown) == {}
+    with pytest.raises(exception.LimitNotEnforced, match='no such port'):
+        box.set(unknown, in_average=10 * MBIT)
+
+
+def test_tap_of_another_server_is_not_ours(box):
+    nic = box.plug()
+    box.lan.ip('link', 'set', nic.tap, 'alias', f'nova:other:{nic.port_id}')
+    try:
+        assert box.read(nic) == {}
+        with pytest.raises(exception.LimitNotEnforced):
+            box.set(nic, in_average=10 * MBIT)
+        assert box.root(nic)['handle'] == '0:'
+    finally:
+        box.lan.ip('link', 'set', nic.tap, 'alias',
+                   f'nova:{box.uuid}:{nic.port_id}')
+
+
+def test_guest_without_namespace_is_read_as_far_as_it_goes(box):
+    nic = box.plug()
+    box.set(nic, in_average=10 * MBIT, out_average=10 * MBIT)
+    link = dataclasses.replace(box.guest.links[0], namespace='no-such')
+    guest = dataclasses.replace(box.guest, links=(link,))
+    found = box.backend.read(guest, box.keys(nic))
+    assert {key.field for key in found} == {
+        'in_average', 'in_peak', 'in_burst'}
+
+
+def test_a_name_inside_that_changed_does_not_matter(box):
+    nic = box.plug()
+    box.lan.server_ip(box.uuid, 'link', 'set', nic.name, 'name', 'wan')
+    box.set(nic, out_average=10 * MBIT)
+    assert qdisc(box.lan.prefix + box.uuid, 'wan')['kind'] == 'tbf'
+
+
+def test_many_changes_end_as_the_last_of_each(box):
+    """Random sets and removals, one to six kinds at a time, by a model."""
+    seed = random.randrange(10**6)
+    print('seed', seed)
+    rng = random.Random(seed)
+    nic = box.plug()
+    model = dict(NONE)
+    for _ in range(100):
+        change = {field: rng.choice([limits.UNLIMITED, choice])
+                  for field, choice in {
+                      f'{way}_{name}': rng.randrange(*bounds)
+                      for way in tc.WAYS for name, bounds in {
+                          'average': (1 * MBIT, 1000 * MBIT),
+                          'peak': (1000 * MBIT, 9000 * MBIT),
+                          'burst': (70_000, 2_000_000)}.items()}.items()
+                  if rng.random() < 0.5}
+        wanted = {**model, **change}
+        for way in tc.WAYS:
+            if wanted[f'{way}_average'] is limits.UNLIMITED:
+                for name in ('peak', 'burst'):
+                    change.pop(f'{way}_{name}', None)
+                    wanted[f'{way}_{name}'] = limits.UNLIMITED
+        if change:
+            box.set(nic, **change)
+        model = wanted
+        assert box.same(nic, model), (change, model, box.read(nic))
+
+
+def test_time_of_five_limits(box):
+    nic = box.plug()
+    times = []
+    for number in range(40):
+        start = time.perf_counter()
+        box.set(nic, in_average=(10 + number) * MBIT, in_burst=200_000,
+                in_peak=200 * MBIT, out_average=20 * MBIT, out_burst=300_000)
+        box.read(nic)
+        times.append((time.perf_counter() - start) * 1000)
+    print(f'read, apply, read back: {statistics.median(times):.2f} ms median, '
+          f'{max(times):.2f} ms at most')
+    assert box.read(nic)['in_average'] == 49 * MBIT
