@@ -164,6 +164,19 @@ class Engine:
         answer = client.create_container_from_config(dict(body), name)
         return answer['Id']
 
+    @_engine_call
+    def update(self, name: str, body: Mapping[str, Any]) -> None:
+        """Change limits of a container: ``POST /containers/{id}/update``.
+
+        The library's own method has no word for processes.
+
+        :raises EngineConflict: the engine cannot in the container's state
+        """
+        with self._borrowed() as client:
+            url = client._url('/containers/{0}/update', name)  # noqa: SLF001
+            answer = client._post_json(url, data=dict(body))  # noqa: SLF001
+            client._result(answer)  # noqa: SLF001
+
     @_request
     def put_archive(self, client: Client, name: str, path: str,
                     tar: bytes) -> None:

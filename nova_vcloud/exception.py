@@ -56,3 +56,7 @@ class InvalidRequest(NovaVcloudException):
 
 class NoSuchRecord(NovaVcloudException):
     """No guest of that name has limits on this host."""
+
+
+class NoCpusLeft(NovaVcloudException):
+    """The CPUs that a guest would have to itself are not free."""

@@ -140,14 +140,13 @@ class Key:
 class Limits(Mapping[Key, Value]):
     """Some limits; what is not named is KEEP.
 
-    :raises InvalidLimit: a value out of its range
+    They may be what was found somewhere, so any value is taken;
+    :meth:`check` tells whether they can be asked for.
     """
 
     def __init__(self, values: Mapping[Key, Value] | None = None) -> None:
         self._values = {key: value for key, value in (values or {}).items()
                         if value is not KEEP}
-        for key, value in self._values.items():
-            _check(key, value)
 
     def __getitem__(self, key: Key) -> Value:
         return self._values[key]
@@ -185,10 +184,12 @@ class Limits(Mapping[Key, Value]):
                              if key.resource == resource}))
 
     def check(self) -> None:
-        """Check the values against one another.
+        """Check each value, and the values against one another.
 
-        :raises InvalidLimit: with the two that are at odds
+        :raises InvalidLimit: out of its range, or two that are at odds
         """
+        for key, value in self._values.items():
+            _check(key, value)
         self._at_most('cpu.burst', 'cpu.quota')
         self._at_most('memory.soft', 'memory.max')
         for device in self.devices('io'):

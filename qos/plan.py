@@ -15,6 +15,10 @@ Matches = Callable[[limits.Key, limits.Value, limits.Value], bool]
 # shrinks before anything else does and grows last.
 FIRST, MIDDLE, LAST = range(3)
 
+#: What a host gives that cannot limit it: a kernel before 5.14 has no burst,
+#: and one without accounting of swap is run on hosts without swap.
+NOBODYS = frozenset({('cpu.burst', 0), ('memory.swap', 0)})
+
 
 def changes(desired: limits.Limits, observed: limits.Limits,
             matches: Matches) -> list[Change]:
@@ -45,7 +49,8 @@ def size(value: limits.Value) -> float:
 
 def unsupported(desired: limits.Limits, enforced: Iterable[str]
                 ) -> list[limits.Key]:
-    """Return the limits that nobody here enforces; UNLIMITED needs nobody."""
+    """Return the limits that nobody here enforces and somebody must."""
     enforced = frozenset(enforced)
     return [key for key, value in sorted(desired.items())
-            if value is not limits.UNLIMITED and key.kind not in enforced]
+            if key.kind not in enforced and value is not limits.UNLIMITED
+            and (key.kind, value) not in NOBODYS]

@@ -48,7 +48,7 @@ def desired(request: Request, host: Host, placement: Placement,
     """
     values = {**_cpu(request, host), **_memory(request),
               Key('cpu', 'cpus'): placement.cpus,
-              Key('cpu', 'mems'): placement.mems or limits.UNLIMITED,
+              Key('cpu', 'mems'): placement.mems,
               Key('pids', 'max'): request.pids or host.pids,
               **_io(request, host)}
     for port in ports:

@@ -25,20 +25,32 @@ MAJOR = 0x6E76
 HANDLE = MAJOR << 16
 KIND = 'tbf'
 
-_ROOT = 0xFFFFFFFF  # linux/pkt_sched.h: TC_H_ROOT
-_REQUEST, _ACK, _ECHO, _CREATE = 0x1, 0x4, 0x8, 0x400
-_ERROR = 2  # NLMSG_ERROR
-_GETLINK = 18
+_ROOT, _INGRESS = 0xFFFFFFFF, 0xFFFFFFF1  # linux/pkt_sched.h: TC_H_*
+_INGRESS_HANDLE = 0xFFFF0000
+_REQUEST, _ACK, _ECHO, _DUMP = 0x1, 0x4, 0x8, 0x300
+_EXCLUSIVE, _CREATE = 0x200, 0x400
+_ERROR, _DONE = 2, 3  # NLMSG_*
+_NEWLINK, _DELLINK, _GETLINK = 16, 17, 18
 _NEWQDISC, _DELQDISC, _GETQDISC = 36, 37, 38
+_NEWTFILTER, _DELTFILTER, _GETTFILTER = 44, 45, 46
 _SOL_NETLINK, _CAP_ACK, _EXT_ACK = 270, 10, 11
-_IFNAME, _MTU, _LINK, _IFALIAS = 3, 4, 5, 20
+_IFNAME, _MTU, _LINK, _LINKINFO, _IFALIAS, _AF_SPEC = 3, 4, 5, 18, 20, 26
+_INFO_KIND, _ADDR_GEN_MODE, _ADDR_GEN_NONE = 1, 8, b'\1'
+_UP = 1
 _TCA_KIND, _TCA_OPTIONS = 1, 2
+_U32_DIVISOR, _U32_SEL, _U32_ACT, _MIRRED_PARMS = 4, 5, 7, 2
+_STOLEN, _EGRESS_REDIRECT = 4, 1  # what becomes of a packet
 _NESTED = 0xC000  # flags in the type of an attribute
 
 _HEADER = struct.Struct('=IHHII')  # nlmsghdr
 _ATTRIBUTE = struct.Struct('=HH')  # nlattr
 _IFINFO = struct.Struct('=BxHiII')  # ifinfomsg
 _TCMSG = struct.Struct('=BxxxiIII')  # tcmsg
+_REDIRECT = struct.Struct('=IIiiiiI')  # tc_mirred
+#: tc_u32_sel of one tc_u32_key that is true of every packet, and is the end.
+_EVERYTHING = struct.pack('=BBBxHHhhI', 1, 0, 1, 0, 0, 0, 0, 0) + bytes(16)
+#: Our number as the priority of our filter, and all protocols.
+_FILTER = MAJOR << 16 | socket.htons(3)
 _EXT_ACK_AT = 4 + _HEADER.size  # error number, header of the request
 
 _TIMEOUT = 5.0  # seconds
@@ -148,6 +160,74 @@ class Socket:
         """
         self._ask(_DELQDISC, 0, _tcmsg(index, HANDLE))
 
+    def add_ifb(self, name: str, alias: str, mtu: int) -> None:
+        """Make an intermediate functional block, and set it up.
+
+        What is redirected to it passes its root qdisc and goes on as if
+        nothing had been.
+        """
+        named = {_IFNAME: name.encode() + b'\0'}
+        down, up = (_IFINFO.pack(0, 0, 0, state, _UP) for state in (0, _UP))
+        self._ask(_NEWLINK, _CREATE | _EXCLUSIVE, down, {
+            **named, _MTU: struct.pack('=I', mtu),
+            _LINKINFO: _pack({_INFO_KIND: b'ifb'})})
+        # An alias cannot be given to what does not exist yet. And it is
+        # nobody's neighbour: no IPv6 address, no traffic of its own.
+        self._ask(_NEWLINK, 0, down, {
+            **named, _IFALIAS: alias.encode(), _AF_SPEC: _pack({
+                socket.AF_INET6: _pack({_ADDR_GEN_MODE: _ADDR_GEN_NONE})})})
+        self._ask(_NEWLINK, 0, up, named)
+
+    def delete_link(self, index: int) -> None:
+        """Remove an interface."""
+        self._ask(_DELLINK, 0, _IFINFO.pack(0, 0, index, 0, 0))
+
+    def ingress(self, index: int) -> str:
+        """Return the kind of the qdisc for what comes in, '' for none."""
+        try:
+            answer = self._ask(_GETQDISC, _ECHO, _tcmsg(
+                index, parent=_INGRESS))
+        except Refused as e:
+            if e.errno == errno.ENOENT:
+                return ''
+            raise
+        # Where there was one, the kernel has an answer that it does not tell.
+        return _text(_parse(answer[0][_TCMSG.size:])[_TCA_KIND]) \
+            if answer else ''
+
+    def redirects(self, index: int) -> list[int | None]:
+        """Return where the filters of what comes in send it.
+
+        :returns: an index of an interface for each filter that is ours,
+            None for each that is not
+        """
+        filters = self._ask(
+            _GETTFILTER, _DUMP, _tcmsg(index, parent=_INGRESS_HANDLE))
+        return [_target(found, options) for found in filters
+                # Each comes with its tables, which are no filters.
+                if (options := _options(found))
+                and _U32_DIVISOR not in options]
+
+    def redirect(self, index: int, target: int) -> None:
+        """Send all that comes in to ``target``; there is no ingress yet."""
+        self._ask(_NEWQDISC, _CREATE | _EXCLUSIVE,
+                  _tcmsg(index, _INGRESS_HANDLE, _INGRESS),
+                  {_TCA_KIND: b'ingress\0'})
+        action = _pack({_TCA_KIND: b'mirred\0', _TCA_OPTIONS: _pack({
+            _MIRRED_PARMS: _REDIRECT.pack(
+                0, 0, _STOLEN, 0, 0, _EGRESS_REDIRECT, target)})})
+        self._ask(_NEWTFILTER, _CREATE | _EXCLUSIVE,
+                  _tcmsg(index, 0, _INGRESS_HANDLE, _FILTER),
+                  {_TCA_KIND: b'u32\0', _TCA_OPTIONS: _pack({
+                      _U32_SEL: _EVERYTHING, _U32_ACT: _pack({1: action})})})
+
+    def undirect(self, index: int) -> None:
+        """Remove our filter, and the qdisc when nobody else uses it."""
+        self._ask(_DELTFILTER, 0,
+                  _tcmsg(index, 0, _INGRESS_HANDLE, _FILTER))
+        if not self.redirects(index) and self.ingress(index) == 'ingress':
+            self._ask(_DELQDISC, 0, _tcmsg(index, _INGRESS_HANDLE, _INGRESS))
+
     def _ask(self, kind: int, flags: int, head: bytes,
              attributes: Mapping[int, bytes] | None = None) -> list[bytes]:
         """Return the answers to a request, without their headers."""
@@ -162,10 +242,23 @@ class Socket:
                     self._socket.recv(1 << 17)):
                 if sequence != self._sequence:
                     continue
-                if answer == _ERROR:
+                if answer in (_ERROR, _DONE):
                     _check(data)
                     return answers
                 answers.append(data)
+
+
+def _options(found: bytes) -> dict[int, bytes]:
+    return _parse(_parse(found[_TCMSG.size:]).get(_TCA_OPTIONS, b''))
+
+
+def _target(found: bytes, options: Mapping[int, bytes]) -> int | None:
+    """Return where a filter redirects to; None when it is not ours."""
+    if _TCMSG.unpack_from(found)[4] >> 16 != MAJOR:
+        return None
+    action = _parse(_parse(options.get(_U32_ACT, b'')).get(1, b''))
+    parms = _parse(action.get(_TCA_OPTIONS, b'')).get(_MIRRED_PARMS)
+    return _REDIRECT.unpack(parms)[-1] if parms else 0
 
 
 def _check(data: bytes) -> None:
@@ -183,8 +276,9 @@ def _messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
         data = data[_aligned(length):]
 
 
-def _tcmsg(index: int, handle: int = 0, parent: int = _ROOT) -> bytes:
-    return _TCMSG.pack(0, index, handle, parent, 0)
+def _tcmsg(index: int, handle: int = 0, parent: int = _ROOT,
+           info: int = 0) -> bytes:
+    return _TCMSG.pack(0, index, handle, parent, info)
 
 
 def _pack(attributes: Mapping[int, bytes]) -> bytes:

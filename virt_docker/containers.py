@@ -22,6 +22,8 @@ from nova_vcloud.virt_docker import addresses
 from nova_vcloud.virt_docker import spec
 from nova_vcloud.virt_docker import steps
 from nova_vcloud.virt_docker.images import ImageStore
+from nova_vcloud.virt_docker.resources import Allotment
+from nova_vcloud.virt_docker.resources import Resources
 from nova_vcloud.virt_docker.vif.network import Network
 
 LOG = log.getLogger(__name__)
@@ -42,10 +44,12 @@ class Containers:
     """
 
     def __init__(self, engine: Engine, network: Network, images: ImageStore,
-                 defaults: spec.Defaults, host: str) -> None:
+                 resources: Resources, defaults: spec.Defaults,
+                 host: str) -> None:
         self._engine = engine
         self._network = network
         self._images = images
+        self._resources = resources
         self._defaults = defaults
         self._host = host
         self._own_starts: set[str] = set()
@@ -94,21 +98,32 @@ class Containers:
             undo.callback(self._undo, self._network.destroy, instance.uuid)
             self._network.plug(instance.uuid, nics, up=power_on)
             steps.reached('namespace')
-            body = spec.build(instance, tag, nics, self._defaults,
-                              self._host)
-            container_id = self._create(context, instance, image_meta, body)
-            undo.callback(self._undo, self._remove, instance.uuid)
-            steps.reached('create')
-            self._network.join(instance.uuid, container_id)
-            steps.reached('join')
+            with self._resources.allotted(instance, instance.flavor,
+                                          nics) as wanted:
+                body = spec.build(instance, tag, nics, wanted.limits,
+                                  self._defaults, self._host)
+                container_id = self._create(context, instance, image_meta,
+                                            body)
+                undo.callback(self._undo, self._remove, instance.uuid)
+                steps.reached('create')
+                self._network.join(instance.uuid, container_id)
+                steps.reached('join')
+                self._keep(instance.uuid, wanted, container_id, nics)
+            steps.reached('limits')
             if files:
                 self._engine.put_archive(container_id, '/', _tar(files))
             steps.reached('inject')
             if power_on:
                 self._own_start(instance.uuid, container_id)
+                self._resources.verify(instance.uuid)
             steps.reached('start')
             undo.pop_all()
         steps.reached('end')
+
+    def _keep(self, uuid: str, wanted: Allotment, container_id: str,
+              nics: Iterable[addresses.Nic]) -> None:
+        self._resources.keep(uuid, wanted, container_id,
+                             self._defaults.cgroup(container_id), nics)
 
     def _create(self, context: Any, instance: objects.Instance,
                 image_meta: objects.ImageMeta, body: dict[str, Any]) -> str:
@@ -131,25 +146,27 @@ class Containers:
 
     def _remove(self, uuid: str) -> None:
         self._own_starts.discard(uuid)
-        try:
-            container_id = self.inspect(uuid)['Id']
-        except exception.ContainerNotFound:
-            return
+        container_id = None
         with contextlib.suppress(exception.ContainerNotFound):
-            self._engine.remove(container_id)
-        self._network.forget(container_id)
+            container_id = self.inspect(uuid)['Id']
+            with contextlib.suppress(exception.ContainerNotFound):
+                self._engine.remove(container_id)
+            self._network.forget(container_id)
+        # Not before: its CPUs are in use as long as it is there.
+        self._resources.forget(uuid, container_id)
 
-    def start(self, uuid: str, network_info: Any) -> None:
+    def start(self, instance: objects.Instance, network_info: Any) -> None:
         """Start a stopped container in its namespace, re-made if need be."""
         nics = addresses.plan(network_info)
-        with lock(uuid):
-            container = self.inspect(uuid)
-            self._start(uuid, container, nics)
+        with lock(instance.uuid):
+            self._start(instance, self.inspect(instance.uuid), nics)
 
-    def _start(self, uuid: str, container: dict[str, Any],
-               nics: Iterable[addresses.Nic]) -> None:
-        self._network.plug(uuid, tuple(nics), up=True)
+    def _start(self, instance: objects.Instance, container: dict[str, Any],
+               nics: tuple[addresses.Nic, ...]) -> None:
+        uuid = instance.uuid
+        self._network.plug(uuid, nics, up=True)
         self._network.join(uuid, container['Id'])
+        self._settle(instance, container, nics)
         if container['State']['Paused']:
             self._engine.unpause(container['Id'])
         try:
@@ -158,6 +175,32 @@ class Containers:
             if not self.running(uuid):
                 self._network.set_carrier(uuid, False)
             raise
+        try:
+            self._resources.verify(uuid)
+        except exception.LimitNotEnforced:
+            # Better no server than one without its limits.
+            self._engine.stop(container['Id'], 0)
+            raise
+
+    def _settle(self, instance: objects.Instance, container: dict[str, Any],
+                nics: tuple[addresses.Nic, ...]) -> None:
+        """Bring a server to the limits of its flavor."""
+        with self._resources.allotted(instance, instance.flavor,
+                                      nics) as wanted:
+            self._keep(instance.uuid, wanted, container['Id'], nics)
+
+    def resize(self, instance: objects.Instance, flavor: objects.Flavor,
+               network_info: Any) -> None:
+        """Change the limits of a server where it is, while it runs.
+
+        :raises LimitNotEnforced: with the reason; all is as it was before
+        """
+        nics = addresses.plan(network_info)
+        with lock(instance.uuid):
+            container = self.inspect(instance.uuid)
+            with self._resources.allotted(instance, flavor, nics) as wanted:
+                self._resources.check_live(instance.uuid, wanted)
+                self._keep(instance.uuid, wanted, container['Id'], nics)
 
     def _own_start(self, uuid: str, container_id: str) -> None:
         self._own_starts.add(uuid)
@@ -196,13 +239,14 @@ class Containers:
         self._own_starts.discard(container['Config']['Labels']
                                  [spec.LABEL_UUID])
 
-    def reboot(self, uuid: str, network_info: Any, timeout: int) -> None:
-        """Stop and start; NICs and namespace are checked in between."""
+    def reboot(self, instance: objects.Instance, network_info: Any,
+               timeout: int) -> None:
+        """Stop and start; NICs, namespace and limits are checked between."""
         nics = addresses.plan(network_info)
-        with lock(uuid):
-            container = self.inspect(uuid)
+        with lock(instance.uuid):
+            container = self.inspect(instance.uuid)
             self._stop(container, timeout)
-            self._start(uuid, self.inspect(uuid), nics)
+            self._start(instance, self.inspect(instance.uuid), nics)
 
     def pause(self, uuid: str) -> None:
         """Freeze the server's processes; frozen already is fine."""
@@ -218,20 +262,22 @@ class Containers:
             if container['State']['Paused']:
                 self._engine.unpause(container['Id'])
 
-    def resume(self, uuid: str, network_info: Any) -> None:
+    def resume(self, instance: objects.Instance, network_info: Any) -> None:
         """Thaw a frozen server, or start one whose host rebooted."""
-        if self.running(uuid):
-            self.unpause(uuid)
+        if self.running(instance.uuid):
+            self.unpause(instance.uuid)
         else:
-            self.start(uuid, network_info)
+            self.start(instance, network_info)
 
-    # Network
+    # Network and limits
 
-    def plug(self, uuid: str, network_info: Any) -> None:
-        """Bring the server's NICs to what Neutron says."""
-        nics = addresses.plan(network_info)
+    def plug(self, instance: objects.Instance, network_info: Any) -> None:
+        """Bring NICs and limits to what Neutron and the flavor say."""
+        nics, uuid = addresses.plan(network_info), instance.uuid
         with lock(uuid):
             self._network.plug(uuid, nics, up=self.running(uuid))
+            with contextlib.suppress(exception.ContainerNotFound):
+                self._settle(instance, self.inspect(uuid), nics)
 
     def unplug(self, uuid: str, network_info: Any) -> None:
         """Remove NICs; absent ones are fine."""
@@ -240,14 +286,29 @@ class Containers:
             self._network.unplug(uuid, nics)
 
     def follow(self, uuid: str) -> bool:
-        """Set the link as the container's state wants it.
+        """Set link and limits as the container's state wants them.
 
         :returns: whether the server runs
         """
         with lock(uuid):
             running = self.running(uuid)
             self._network.set_carrier(uuid, running)
+            if running:
+                self._verify_known(uuid)
             return running
+
+    def verify(self, uuid: str) -> None:
+        """Repair the limits of a server that someone else changed."""
+        with lock(uuid):
+            self._verify_known(uuid)
+
+    def _verify_known(self, uuid: str) -> None:
+        try:
+            self._resources.verify(uuid)
+        except exception.NoSuchRecord:
+            LOG.info('Server %s has no limits here yet', uuid)
+        except exception.LimitNotEnforced as e:
+            LOG.error('Limits of server %s are not kept: %s', uuid, e)
 
     # Looking inside
 
@@ -277,7 +338,11 @@ def nova_errors(instance: objects.Instance, host: str) -> Iterator[None]:
         LOG.error('The Docker engine does not answer: %s', e,
                   instance=instance)
         raise nova_exception.HypervisorUnavailable(host=host) from e
-    except exception.EngineError as e:
+    except exception.InvalidRequest as e:
+        raise nova_exception.BuildAbortException(
+            instance_uuid=instance.uuid, reason=str(e)) from e
+    except (exception.EngineError, exception.LimitNotEnforced,
+            exception.NoCpusLeft, exception.StateError) as e:
         raise nova_exception.InternalError(err=str(e)) from e
 
 

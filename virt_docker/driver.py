@@ -22,16 +22,24 @@ from nova.virt import hardware
 from oslo_concurrency import processutils
 from oslo_log import log
 
+from nova_vcloud import ecu
 from nova_vcloud import exception
 from nova_vcloud import privsep
 from nova_vcloud.conf import docker as docker_conf
+from nova_vcloud.conf import ecu as ecu_conf
 from nova_vcloud.conf import net as net_conf
+from nova_vcloud.conf import qos as qos_conf
 from nova_vcloud.engine import Engine
+from nova_vcloud.qos import assembly
+from nova_vcloud.qos import policy
+from nova_vcloud.qos import watch
 from nova_vcloud.virt_docker import containers
 from nova_vcloud.virt_docker import diagnostics
 from nova_vcloud.virt_docker import events
 from nova_vcloud.virt_docker import host as docker_host
 from nova_vcloud.virt_docker import images
+from nova_vcloud.virt_docker import migration
+from nova_vcloud.virt_docker import resources
 from nova_vcloud.virt_docker import spec
 from nova_vcloud.virt_docker.vif import network
 
@@ -81,8 +89,8 @@ class DockerDriver(driver.ComputeDriver):
 
     def __init__(self, virtapi: Any) -> None:
         super().__init__(virtapi)
-        docker_conf.register_opts(CONF)
-        net_conf.register_opts(CONF)
+        for group in (docker_conf, net_conf, qos_conf, ecu_conf):
+            group.register_opts(CONF)
         conf = CONF.docker
         if os.geteuid() == 0:
             privsep.in_process()
@@ -94,17 +102,41 @@ class DockerDriver(driver.ComputeDriver):
             self._engine, glance.API().download,
             os.path.join(CONF.state_path, 'vcloud-locks'))
         defaults = spec.Defaults(
-            conf.runtime, conf.pids_limit, conf.log_max_size_kib,
+            conf.runtime, conf.cgroup_parent, conf.log_max_size_kib,
             conf.log_max_files, conf.no_new_privileges,
             tuple(conf.capabilities))
-        self._containers = containers.Containers(
-            self._engine, self._network, store, defaults, CONF.host)
         self._host = docker_host.Host(
-            self._engine, CONF.host, conf.runtime, conf.runtime_links_path)
+            self._engine, CONF.host, conf.runtime, conf.runtime_links_path,
+            conf.cgroup_parent)
+        self._limits = assembly.docker_host(
+            self._engine, conf.runtime_links_path, CONF.qos.state_path)
+        self._cpus = docker_host.cpus(
+            CONF.compute.cpu_shared_set, CONF.compute.cpu_dedicated_set,
+            CONF.qos.numa_policy)
+        self._containers = containers.Containers(
+            self._engine, self._network, store, self._make_resources(),
+            defaults, CONF.host)
         self._events = events.EventFeed(
             self._engine, spec.own_labels(CONF.host), conf.stop_event_delay,
             self._containers.follow, self._containers.claim_start,
-            self._emit)
+            self._emit, self._containers.verify)
+        self._watch = watch.Watch(self._limits.keeper.sweep,
+                                  CONF.qos.verify_interval)
+
+    def _make_resources(self) -> resources.Resources:
+        parts = self._limits
+        return resources.Resources(
+            parts.keeper, self._cpus, self._profile, self._network.link,
+            parts.cgroup.use, (parts.runtime,))
+
+    def _profile(self) -> policy.Host:
+        return policy.Host(
+            cpus=len(self._cpus.all), per_core=self._per_core(),
+            pids=CONF.docker.pids_limit, device=self._host.device,
+            split_totals=CONF.qos.split_disk_totals)
+
+    def _per_core(self) -> float | None:
+        return CONF.ecu.per_core  # TODO calibration
 
     # Host
 
@@ -114,10 +146,13 @@ class DockerDriver(driver.ComputeDriver):
         :raises HostNotReady: with what the operator must change
         """
         self._host.wait_ready(CONF.docker.start_timeout)
+        self._host.check_limits(self._limits.keeper.enforcer)
         self._events.start()
+        self._watch.start()
 
     def cleanup_host(self, host: str) -> None:
         """End our threads; containers run on."""
+        self._watch.stop()
         self._events.stop()
 
     def get_available_nodes(self, refresh: bool = False) -> list[str]:
@@ -126,7 +161,7 @@ class DockerDriver(driver.ComputeDriver):
 
     def get_available_resource(self, nodename: str) -> dict[str, Any]:
         """Return the host's resources, by one engine call."""
-        return self._host.resources()
+        return self._host.resources(len(self._cpus.all))
 
     def update_provider_tree(self, provider_tree: Any, nodename: str,
                              allocations: Any = None) -> None:
@@ -135,12 +170,22 @@ class DockerDriver(driver.ComputeDriver):
         ratios = self._get_allocation_ratios(provider.inventory)
         reserved = {
             'VCPU': CONF.reserved_host_cpus,
+            'PCPU': 0,
             'MEMORY_MB': CONF.reserved_host_memory_mb,
             'DISK_GB': self._get_reserved_host_disk_gb_from_config(),
         }
         provider_tree.update_inventory(
             nodename,
-            docker_host.inventory(self._host.facts, ratios, reserved))
+            {**docker_host.inventory(self._host.facts, self._cpus, ratios,
+                                     reserved),
+             **self._ecu_inventory()})
+
+    def _ecu_inventory(self) -> dict[str, Any]:
+        per_core = self._per_core()
+        if per_core is None:
+            return {}
+        return ecu.inventory(len(self._cpus.all), per_core,
+                             CONF.ecu.allocation_ratio, CONF.ecu.reserved)
 
     def get_host_ip_addr(self) -> str:
         """Return the address by which other hosts reach this one."""
@@ -217,6 +262,8 @@ class DockerDriver(driver.ComputeDriver):
         :raises InstancePowerOffFailure: the engine does not answer, so the
             container may still run: Nova must keep its addresses
         """
+        if migration.reverting_here(context, instance):
+            return
         try:
             self._containers.destroy(instance.uuid)
         except exception.EngineUnavailable as e:
@@ -252,7 +299,7 @@ class DockerDriver(driver.ComputeDriver):
                  share_info: Any = None) -> None:
         """Start the server."""
         with self._nova_errors(instance):
-            self._containers.start(instance.uuid, network_info)
+            self._containers.start(instance, network_info)
 
     def reboot(self, context: nova_context.RequestContext,
                instance: objects.Instance, network_info: Any,
@@ -262,7 +309,7 @@ class DockerDriver(driver.ComputeDriver):
         """Restart the server; HARD kills and works on a stopped one too."""
         timeout = SOFT_REBOOT_TIMEOUT if reboot_type == 'SOFT' else 0
         with self._nova_errors(instance):
-            self._containers.reboot(instance.uuid, network_info, timeout)
+            self._containers.reboot(instance, network_info, timeout)
 
     def pause(self, instance: objects.Instance) -> None:
         """Freeze the server."""
@@ -285,7 +332,7 @@ class DockerDriver(driver.ComputeDriver):
                block_device_info: Any = None, share_info: Any = None) -> None:
         """Thaw the server, or start it when its host was rebooted."""
         with self._nova_errors(instance):
-            self._containers.resume(instance.uuid, network_info)
+            self._containers.resume(instance, network_info)
 
     def resume_state_on_host_boot(
             self, context: nova_context.RequestContext,
@@ -293,7 +340,56 @@ class DockerDriver(driver.ComputeDriver):
             block_device_info: Any = None) -> None:
         """Start a server that ran before the host was rebooted."""
         with self._nova_errors(instance):
-            self._containers.resume(instance.uuid, network_info)
+            self._containers.resume(instance, network_info)
+
+    # Resize
+
+    def migrate_disk_and_power_off(
+            self, context: nova_context.RequestContext,
+            instance: objects.Instance, dest: str, flavor: objects.Flavor,
+            network_info: Any, block_device_info: Any = None,
+            timeout: int = 0, retry_interval: int = 0) -> str:
+        """Change the limits of a server that stays, while it runs.
+
+        :raises InstanceFaultRollback: with the reason; nothing was changed
+        """
+        with self._nova_errors(instance), migration.rolled_back():
+            migration.check_disk(instance.flavor, flavor)
+            move = migration.of(context, instance)
+            if move is None or not migration.stays(move):
+                raise nova_exception.ResizeError(
+                    reason='servers that are containers cannot move to '
+                           'another host yet; its own host has no room for '
+                           'the new flavor, or is not preferred by the '
+                           'scheduler')
+            self._containers.resize(instance, flavor, network_info)
+        return ''  # Nova passes it to finish_migration as disk_info
+
+    def finish_migration(
+            self, context: nova_context.RequestContext,
+            migration: objects.Migration, instance: objects.Instance,
+            disk_info: str, network_info: Any,
+            image_meta: objects.ImageMeta, resize_instance: bool,
+            allocations: Any, block_device_info: Any = None,
+            power_on: bool = True, share_info: Any = None) -> None:
+        """Read back the limits of a server that stayed."""
+        with self._nova_errors(instance):
+            self._containers.resize(instance, instance.flavor, network_info)
+
+    def confirm_migration(self, context: nova_context.RequestContext,
+                          migration: objects.Migration,
+                          instance: objects.Instance,
+                          network_info: Any) -> None:
+        """Give up the way back; a server that stayed had none."""
+
+    def finish_revert_migration(
+            self, context: nova_context.RequestContext,
+            instance: objects.Instance, network_info: Any,
+            migration: objects.Migration, block_device_info: Any = None,
+            power_on: bool = True, share_info: Any = None) -> None:
+        """Give a server that stayed its old limits."""
+        with self._nova_errors(instance):
+            self._containers.resize(instance, instance.flavor, network_info)
 
     # Network
 
@@ -301,7 +397,7 @@ class DockerDriver(driver.ComputeDriver):
                   network_info: Any) -> None:
         """Bring the server's NICs to what Neutron says."""
         with self._nova_errors(instance):
-            self._containers.plug(instance.uuid, network_info)
+            self._containers.plug(instance, network_info)
 
     def unplug_vifs(self, instance: objects.Instance,
                     network_info: Any) -> None:

@@ -86,18 +86,21 @@ class EventFeed:
         returns whether it runs
     :param ours: tells whether it was the driver that started a server
     :param emit: tells Nova of one transition of one server
+    :param changed: told of a server whose limits the engine changed
     """
 
     def __init__(self, engine: Engine, labels: list[str], delay: float,
                  follow: Callable[[str], bool],
                  ours: Callable[[str], bool],
-                 emit: Callable[[str, int], None]) -> None:
+                 emit: Callable[[str, int], None],
+                 changed: Callable[[str], None]) -> None:
         self._engine = engine
         self._labels = labels
         self._tracker = Tracker(delay)
         self._follow = follow
         self._ours = ours
         self._emit = emit
+        self._changed = changed
         self._queue: queue.SimpleQueue[dict[str, Any] | None] = (
             queue.SimpleQueue())
         self._stream: Any = None
@@ -193,6 +196,8 @@ class EventFeed:
         if action == 'oom':
             LOG.warning('Server %s reached its memory limit; the kernel '
                         'killed one of its processes', uuid)
+        if action == 'update':
+            self._changed(uuid)
         # Claimed at each start, told or not, so that none is left over for
         # a later start that is not ours.
         ours = action == 'start' and self._ours(uuid)

@@ -9,12 +9,18 @@ import time
 from typing import Any
 
 from nova.objects import fields
+from nova.virt import hardware
 from oslo_log import log
 from oslo_utils import units
 from oslo_utils import versionutils
 
 from nova_vcloud import exception
 from nova_vcloud.engine import Engine
+from nova_vcloud.qos import devices
+from nova_vcloud.qos import limits
+from nova_vcloud.qos import topology
+from nova_vcloud.qos.enforcer import Enforcer
+from nova_vcloud.virt_docker import resources
 
 LOG = log.getLogger(__name__)
 
@@ -22,6 +28,9 @@ MIN_ENGINE = (20, 10)
 # Drivers whose layers the engine keeps apart per container; vfs copies the
 # whole image for each server and devicemapper is gone from the engine.
 STORAGE_DRIVERS = ('overlay2', 'btrfs', 'zfs', 'fuse-overlayfs')
+
+# Without these a server is no server.
+NEEDED = ('cpu.quota', 'cpu.shares', 'memory.max', 'pids.max')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +45,7 @@ class Facts:
     engine_version: tuple[int, ...]
     architecture: str
     containers: int
+    root: str  # where the engine keeps root filesystems
 
 
 class Host:
@@ -44,15 +54,18 @@ class Host:
     :param name: host name of nova-compute, also the node's name
     :param runtime: name of our runtime in the engine
     :param links_path: directory our runtime must have been given
+    :param cgroup_parent: that servers are given
     """
 
     def __init__(self, engine: Engine, name: str, runtime: str,
-                 links_path: str) -> None:
+                 links_path: str, cgroup_parent: str) -> None:
         self._engine = engine
         self.name = name
         self._runtime = runtime
         self._links_path = links_path
+        self._cgroup_parent = cgroup_parent
         self._facts: Facts | None = None
+        self._device: str | None = None
 
     def wait_ready(self, timeout: int) -> None:
         """Wait for the engine, then check that it is set up for us.
@@ -71,7 +84,8 @@ class Host:
                         f'No Docker engine answers at {self._engine.url} '
                         f'({e}). Start it, or set [docker] url.') from e
                 time.sleep(0.5)
-        problems = check(info, self._runtime, self._links_path)
+        problems = check(info, self._runtime, self._links_path,
+                         self._cgroup_parent)
         if problems:
             raise exception.HostNotReady(
                 f'The Docker engine at {self._engine.url} is not set up for '
@@ -81,6 +95,22 @@ class Host:
                  {'version': info['ServerVersion'], 'storage': info['Driver'],
                   'cgroup': info.get('CgroupVersion', '1'),
                   'driver': info.get('CgroupDriver')})
+
+    def check_limits(self, enforcer: Enforcer) -> None:
+        """Say in the log what limits this host holds, and what not.
+
+        :raises HostNotReady: it lacks one that every server needs
+        """
+        for kind, remark in enforcer.remarks().items():
+            LOG.info('Limit %s: %s', kind, remark)
+        missing = enforcer.missing()
+        for kind, reason in missing.items():
+            LOG.warning('Limit %s cannot be had here: %s', kind, reason)
+        needed = [kind for kind in NEEDED if kind in missing]
+        if needed:
+            raise exception.HostNotReady(
+                'Servers would have no limits: ' + '; '.join(
+                    f'{kind}: {missing[kind]}' for kind in needed))
 
     def refresh(self) -> Facts:
         """Read the host anew; one engine call, however many servers."""
@@ -92,11 +122,24 @@ class Host:
         """The last reading; made now if there was none."""
         return self._facts or self.refresh()
 
-    def resources(self) -> dict[str, Any]:
-        """Return what ``ComputeDriver.get_available_resource`` returns."""
+    @property
+    def device(self) -> str:
+        """The disk of root filesystems, as 'major:minor'.
+
+        :raises LimitNotEnforced: they are on no block device
+        """
+        if self._device is None:
+            self._device = devices.device_of(self.facts.root)
+        return self._device
+
+    def resources(self, cpus: int) -> dict[str, Any]:
+        """Return what ``ComputeDriver.get_available_resource`` returns.
+
+        :param cpus: that servers may have
+        """
         facts = self.refresh()
         return {
-            'vcpus': facts.vcpus,
+            'vcpus': cpus,
             'vcpus_used': 0,
             'memory_mb': facts.memory_mb,
             'memory_mb_used': facts.memory_used_mb,
@@ -121,7 +164,8 @@ def version_of(info: dict[str, Any]) -> tuple[int, ...]:
     return tuple(int(n) for n in numbers)
 
 
-def check(info: dict[str, Any], runtime: str, links_path: str) -> list[str]:
+def check(info: dict[str, Any], runtime: str, links_path: str,
+          cgroup_parent: str) -> list[str]:
     """Return what must be changed before servers can run, if anything.
 
     :param info: ``GET /info`` of the engine
@@ -141,6 +185,13 @@ def check(info: dict[str, Any], runtime: str, links_path: str) -> list[str]:
             'Servers would stop with the engine; add "live-restore": true '
             'to daemon.json.')
     problems += _check_runtime(info, runtime, links_path)
+    slices = info.get('CgroupDriver') == 'systemd'
+    if slices != cgroup_parent.endswith('.slice'):
+        wanted = 'the name of a slice, such as machine.slice' if slices \
+            else 'a path, such as /machine'
+        problems.append(
+            f'Its cgroup driver is {info.get("CgroupDriver")}: set [docker] '
+            f'cgroup_parent, now {cgroup_parent}, to {wanted}.')
     return problems
 
 
@@ -178,7 +229,43 @@ def read_facts(info: dict[str, Any]) -> Facts:
         disk_used_gb=used // units.Gi,
         engine_version=version_of(info),
         architecture=fields.Architecture.canonicalize(info['Architecture']),
-        containers=info['Containers'])
+        containers=info['Containers'],
+        root=info['DockerRootDir'])
+
+
+def cpus(shared: str | None, dedicated: str | None,
+         numa_policy: str) -> resources.Cpus:
+    """Return which CPUs servers may have.
+
+    :param shared: ``[compute] cpu_shared_set``
+    :param dedicated: ``[compute] cpu_dedicated_set``; with neither, servers
+        share all CPUs
+    :raises HostNotReady: CPUs that the host does not have, or in both
+    """
+    found = topology.read()
+    have = frozenset(found.cpus)
+    wanted = {
+        'cpu_shared_set': _cpu_set(shared, frozenset() if dedicated
+                                   else have),
+        'cpu_dedicated_set': _cpu_set(dedicated, frozenset())}
+    for option, numbers in wanted.items():
+        if numbers - have:
+            raise exception.HostNotReady(
+                f'[compute] {option} names CPUs '
+                f'{limits.format_set(numbers - have)}; the host has '
+                f'{limits.format_set(have)}')
+    both = frozenset.intersection(*wanted.values())
+    if both:
+        raise exception.HostNotReady(
+            f'CPUs {limits.format_set(both)} are both in [compute] '
+            'cpu_shared_set and in cpu_dedicated_set')
+    return resources.Cpus(found, wanted['cpu_shared_set'],
+                          wanted['cpu_dedicated_set'], numa_policy)
+
+
+def _cpu_set(text: str | None, default: frozenset[int]) -> frozenset[int]:
+    """Return the CPUs of one of Nova's options."""
+    return frozenset(hardware.parse_cpu_spec(text)) if text else default
 
 
 def _meminfo() -> dict[str, int]:
@@ -188,15 +275,15 @@ def _meminfo() -> dict[str, int]:
         return {row[0].rstrip(':'): int(row[1]) for row in rows}
 
 
-def inventory(facts: Facts, ratios: dict[str, float],
+def inventory(facts: Facts, cpus: resources.Cpus, ratios: dict[str, float],
               reserved: dict[str, int]) -> dict[str, dict[str, Any]]:
     """Return the Placement inventory of this host.
 
     :param ratios: allocation ratio by resource class
     :param reserved: kept from servers, by resource class, in its own unit
     """
-    totals = {'VCPU': facts.vcpus, 'MEMORY_MB': facts.memory_mb,
-              'DISK_GB': facts.disk_gb}
+    totals = {'VCPU': len(cpus.shared), 'PCPU': len(cpus.dedicated),
+              'MEMORY_MB': facts.memory_mb, 'DISK_GB': facts.disk_gb}
     return {
         resource_class: {
             'total': total,
@@ -204,6 +291,7 @@ def inventory(facts: Facts, ratios: dict[str, float],
             'min_unit': 1,
             'max_unit': total,
             'step_size': 1,
-            'allocation_ratio': ratios[resource_class],
+            # A CPU of one's own is one's own.
+            'allocation_ratio': ratios.get(resource_class, 1.0),
         }
         for resource_class, total in totals.items() if total}

@@ -8,8 +8,9 @@ import dataclasses
 from typing import Any
 
 from nova import objects
-from oslo_utils import units
 
+from nova_vcloud.qos import limits
+from nova_vcloud.qos.backends import docker
 from nova_vcloud.virt_docker.addresses import Nic
 
 LABEL = 'org.openstack.nova.'
@@ -17,19 +18,31 @@ LABEL_UUID = LABEL + 'uuid'
 LABEL_HOST = LABEL + 'host'
 LABEL_NAME = LABEL + 'name'
 
-SHARES_PER_VCPU = 1024  # what the kernel gives a cgroup nobody configured
-
 
 @dataclasses.dataclass(frozen=True)
 class Defaults:
     """What every container of this host gets; from ``[docker]``."""
 
     runtime: str
-    pids_limit: int
+    cgroup_parent: str
     log_max_size_kib: int
     log_max_files: int
     no_new_privileges: bool
     capabilities: tuple[str, ...]
+
+    def cgroup(self, container_id: str) -> str:
+        """Return the path of a container's cgroup in each hierarchy.
+
+        The names are libcontainer's: a slice is nested by the dashes in its
+        name (systemd.slice(5)), and the rest is a plain directory.
+        """
+        parent = self.cgroup_parent
+        if not parent.endswith('.slice'):
+            return f'{parent.rstrip("/")}/{container_id}'
+        parts = parent.removesuffix('.slice').split('-')
+        slices = ('-'.join(parts[:n + 1]) for n in range(len(parts)))
+        path = ''.join(f'/{name}.slice' for name in slices)
+        return f'{path}/docker-{container_id}.scope'
 
 
 def container_name(uuid: str) -> str:
@@ -57,12 +70,15 @@ def labels(instance: objects.Instance, host: str) -> dict[str, str]:
 
 
 def build(instance: objects.Instance, image: str, nics: Iterable[Nic],
-          defaults: Defaults, host: str) -> dict[str, Any]:
+          wanted: limits.Limits, defaults: Defaults,
+          host: str) -> dict[str, Any]:
     """Return the body of ``POST /containers/create``.
 
     No network, no port and no block limit is asked of the engine: NICs come
     with the namespace the container joins, and the engine would re-apply
     create-time block limits over later changes.
+
+    :param wanted: of which the engine gets those that it keeps itself
     """
     nics = list(nics)
     return {
@@ -79,20 +95,17 @@ def build(instance: objects.Instance, image: str, nics: Iterable[Nic],
             'RestartPolicy': {'Name': 'no'},
             'Dns': _unique(d for nic in nics for d in nic.dns),
             'ExtraHosts': _hosts(instance.hostname, nics),
-            **_limits(instance.flavor, defaults),
+            'CgroupParent': defaults.cgroup_parent,
+            'OomKillDisable': False,
+            **docker.host_config(wanted),
+            **_log(defaults),
             **_privileges(defaults),
         },
     }
 
 
-def _limits(flavor: objects.Flavor, defaults: Defaults) -> dict[str, Any]:
-    memory = flavor.memory_mb * units.Mi
+def _log(defaults: Defaults) -> dict[str, Any]:
     return {
-        'Memory': memory,
-        'MemorySwap': memory,  # memory and swap together: no swap
-        'OomKillDisable': False,
-        'CpuShares': flavor.vcpus * SHARES_PER_VCPU,
-        'PidsLimit': defaults.pids_limit,
         'LogConfig': {
             'Type': 'json-file',
             'Config': {'max-size': f'{defaults.log_max_size_kib}k',

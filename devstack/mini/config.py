@@ -115,6 +115,7 @@ def host_context(
         **context,
         'host': host.name,
         'host_cgroup': host.cgroup,
+        'host_ecu_per_core': str(host.ecu_per_core),
         'host_data_root': str(host.data_root),
         'host_exec_root': str(host.exec_root),
         'host_folder': str(host.folder),

@@ -4,6 +4,7 @@
 from collections.abc import Sequence
 import dataclasses
 import os
+import shlex
 import subprocess
 import time
 from typing import Any
@@ -238,6 +239,54 @@ def _show(
     )
 
 
+# A second of a busy loop and 50 MB past the page cache: what the flavor gives.
+LIMITS_INSIDE = (
+    'cd /sys/fs/cgroup; '
+    'grep . cpu/cpu.cfs_*_us memory/memory.limit_in_bytes pids/pids.max; '
+    'time -p timeout 2 sh -c "while :; do :; done"; '
+    'dd if=/dev/zero of=/tmp/f bs=1M count=100 oflag=direct; rm /tmp/f'
+)
+
+
+def _limits(
+    cloud: settings.Cloud, server: Any, wanted: Wanted, user: str
+) -> str:
+    """Return the limits of a server, seen from inside and from its host.
+
+    :raises MinicloudError: when they are not in force.
+    """
+    inside = _login(
+        cloud,
+        wanted.address,
+        user,
+        f'bash -c {shlex.quote(LIMITS_INSIDE)} 2>&1',
+    )
+    conf = cloud.etc / 'nova' / f'{wanted.host}.conf'
+    command = [
+        'nova-vcloud-manage',
+        '--config-file',
+        str(conf),
+        'qos',
+        'show',
+        server.id,
+    ]
+    done = subprocess.run(
+        [f'{cloud.venv}/bin/{command[0]}', *command[1:]],
+        env=services.environment(cloud, 'step'),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode or 'DRIFT' in done.stdout:
+        raise errors.MinicloudError(
+            f'limits of {server.name}: {done.stdout}{done.stderr}'
+        )
+    return (
+        f'$ ssh {user}@{wanted.address} "{LIMITS_INSIDE}"\n{inside}\n'
+        f'$ {shlex.join(command)}\n{done.stdout}'
+    )
+
+
 def demo(cloud: settings.Cloud, say: steps.Say) -> None:
     """Boot the demo's servers and show that they are real.
 
@@ -262,6 +311,7 @@ def demo(cloud: settings.Cloud, say: steps.Say) -> None:
         say(f'{wanted.name} {wanted.address}: {_ping(cloud, wanted.address)}')
     say('')
     say(_show(cloud, api, servers[0], plans[0].address))
+    say(_limits(cloud, servers[0], plans[0], _user(api, servers[0])))
     say(
         'How to go on:\n'
         f'  . {config.openrc_path(cloud, "admin")}\n'

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a fresh cloud offers: flavors, images, a network, a key."""
 
+from collections.abc import Mapping
+import dataclasses
 import datetime as dt
 import hashlib
 import pathlib
@@ -13,11 +15,49 @@ from mini import errors
 from mini import identity
 from mini import settings
 
-# name: vCPUs, MiB of memory, GiB of disk
+MBYTE = 1_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Flavor:
+    """What a flavor gives; ``specs`` are its extra specs."""
+
+    vcpus: int
+    ram: int  # MiB
+    disk: int  # GiB
+    specs: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+def limited(ecu: int, mbytes: int, iops: int, mbits: int,
+            pids: int) -> dict[str, str]:
+    """Return the extra specs of a flavor with every kind of limit.
+
+    :param mbytes: MB/s to and from the disk, each
+    :param iops: requests to and from the disk in a second, each
+    :param mbits: Mbit/s to and from the network, each
+    """
+    disk = {
+        f'quota:disk_{way}_{unit}_sec': str(value)
+        for way in ('read', 'write')
+        for unit, value in (('bytes', mbytes * MBYTE), ('iops', iops))
+    }
+    vif = {
+        f'quota:vif_{way}_average': str(mbits * 1000 // 8)  # in kB/s
+        for way in ('inbound', 'outbound')
+    }
+    return {
+        'resources:CUSTOM_ECU': str(ecu),
+        'vcloud:pids': str(pids),
+        **disk,
+        **vif,
+    }
+
+
 FLAVORS = {
-    'c1.tiny': (1, 64, 1),
-    'c1.small': (1, 256, 2),
-    'c1.medium': (2, 1024, 4),
+    'c1.tiny': Flavor(1, 64, 1),
+    'c1.small': Flavor(1, 256, 2, limited(1, 50, 1000, 100, 512)),
+    'c1.medium': Flavor(2, 1024, 4, limited(4, 100, 2000, 500, 1024)),
+    'c1.large': Flavor(2, 2048, 8, limited(5, 200, 4000, 1000, 2048)),
 }
 IMAGES = ('tiny', 'debian-12')
 NETWORK = 'lan'
@@ -29,14 +69,27 @@ CHUNK_BYTES = 1 << 20
 
 
 def flavors(cloud: settings.Cloud) -> str | None:
-    """Make the missing flavors."""
+    """Make the missing flavors; give every one its extra specs."""
     compute = identity.connect(cloud).compute
-    have = {flavor.name for flavor in compute.flavors()}
-    missing = [name for name in FLAVORS if name not in have]
-    for name in missing:
-        vcpus, ram, disk = FLAVORS[name]
-        compute.create_flavor(name=name, vcpus=vcpus, ram=ram, disk=disk)
-    return None if missing else 'there already'
+    have = {flavor.name: flavor for flavor in compute.flavors()}
+    changed = False
+    for name, wanted in FLAVORS.items():
+        flavor = have.get(name)
+        if flavor is None:
+            flavor = compute.create_flavor(
+                name=name,
+                vcpus=wanted.vcpus,
+                ram=wanted.ram,
+                disk=wanted.disk,
+            )
+            changed = True
+        specs = compute.fetch_flavor_extra_specs(flavor).extra_specs
+        if specs != wanted.specs:
+            for key in specs.keys() - wanted.specs.keys():
+                compute.delete_flavor_extra_specs_property(flavor, key)
+            compute.create_flavor_extra_specs(flavor, dict(wanted.specs))
+            changed = True
+    return None if changed else 'there already'
 
 
 def operator_key(cloud: settings.Cloud) -> str | None:

@@ -21,6 +21,8 @@ LAN_V4 = '10.77.0.0/24'
 LAN_V6 = 'fd00:77::/64'
 LAN_GATEWAY_V4 = '10.77.0.1'
 LAN_GATEWAY_V6 = 'fd00:77::1'
+# ECU of a core, of one host after the other.
+ECU_PER_CORE = (4.0, 2.5)
 
 # Offsets from the first port of the block; all listen on 127.0.0.1 only.
 PORT_OFFSETS = {
@@ -69,6 +71,11 @@ class Host:
     def links(self) -> pathlib.Path:
         """Return where the runtime wrapper finds container -> netns."""
         return self.run / 'netns'
+
+    @property
+    def ecu_per_core(self) -> float:
+        """Return how many compute units a core of this host counts for."""
+        return ECU_PER_CORE[self.index % len(ECU_PER_CORE)]
 
     @property
     def cgroup(self) -> str:

@@ -50,10 +50,19 @@ OPTS = [
         help='Directory that maps a container to its network namespace; the '
              'runtime reads it. Must be the directory given to '
              '``nova-vcloud-runtime --links``.'),
+    cfg.StrOpt(
+        'cgroup_parent',
+        default='/machine',
+        regex=r'^(/[A-Za-z0-9_.@:/-]+|[A-Za-z0-9_.@:-]+\.slice)$',
+        help='Cgroup below which those of servers are made: a path such as '
+             '``/machine``, or a slice such as ``machine.slice`` where the '
+             'engine uses systemd for its cgroups. A limit set there by hand '
+             'holds for all servers of the host together.'),
     cfg.IntOpt(
         'pids_limit',
         default=4096, min=16,
-        help='Processes and threads a server may have.'),
+        help='Processes and threads a server may have whose flavor does not '
+             'say with ``vcloud:pids``.'),
     cfg.IntOpt(
         'log_max_size_kib',
         default=1024, min=16,

@@ -6,10 +6,14 @@ from typing import Any
 from oslo_config import cfg
 
 from nova_vcloud.conf import docker
+from nova_vcloud.conf import ecu
 from nova_vcloud.conf import ml2
 from nova_vcloud.conf import net
+from nova_vcloud.conf import qos
+from nova_vcloud.conf import scheduler
 
 
 def list_opts() -> list[tuple[cfg.OptGroup, Any]]:
     """Return (group, options) pairs, as ``oslo.config.opts`` wants them."""
-    return [(module.GROUP, module.OPTS) for module in (docker, net, ml2)]
+    modules = (docker, net, qos, ecu, scheduler, ml2)
+    return [(module.GROUP, module.OPTS) for module in modules]

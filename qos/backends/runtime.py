@@ -24,6 +24,8 @@ from nova_vcloud.qos.backends import base
 StartLines = Callable[[Guest, limits.Limits], list[tuple[str, str]]]
 
 SUFFIX = '.limits'
+#: What a fresh cgroup has where it is not UNLIMITED.
+UNSAID = {'cpu.burst': 0}
 
 
 class RuntimeBackend(base.Backend):
@@ -65,13 +67,19 @@ class RuntimeBackend(base.Backend):
         """Return what the next start will apply."""
         found = self._load(guest)
         return limits.Limits({
-            key: found.get(key, limits.UNLIMITED) for key in keys
-            if key.kind in self._support.enforced})
+            key: found.get(key, UNSAID.get(key.kind, limits.UNLIMITED))
+            for key in keys if key.kind in self._support.enforced})
 
     def apply(self, guest: Guest, changes: Sequence[base.Change]) -> None:
-        """Write the file anew."""
+        """Write the file anew; without a limit there is none."""
         wanted = limits.Limits({c.key: c.new for c in changes}).over(
             self._load(guest))
+        wanted = limits.Limits({
+            key: value for key, value in wanted.items()
+            if value != UNSAID.get(key.kind, limits.UNLIMITED)})
+        if not wanted:
+            self.forget(guest)
+            return
         lines = [f'#{json.dumps(wanted.to_doc())}',
                  *(f'{path} {text}'
                    for path, text in self._start_lines(guest, wanted))]

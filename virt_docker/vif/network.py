@@ -14,6 +14,7 @@ from nova import exception
 from oslo_log import log
 from oslo_utils import uuidutils
 
+from nova_vcloud import guest
 from nova_vcloud import netns
 from nova_vcloud.virt_docker.addresses import Nic
 from nova_vcloud.virt_docker.vif import mapping
@@ -46,6 +47,11 @@ class Network:
     def namespace(self, server: str) -> str:
         """Return the name of a server's namespace."""
         return f'{self._prefix}{server}'
+
+    def link(self, server: str, nic: Nic) -> guest.Link:
+        """Return where in the kernel a server's NIC is."""
+        return guest.Link(nic.port_id, self._fabric, nic.tap,
+                          self.namespace(server), nic.name)
 
     def namespaces(self) -> set[str]:
         """Return the UUIDs of the servers that have a namespace here."""

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What Nova's resource audit costs the engine."""
 
+import os
+
 import dockerd as dockerd_fixture
 from nova import objects
 from nova.compute import provider_tree
@@ -22,9 +24,14 @@ def driver(dockerd, tmp_path):
     """The driver, set up as nova-compute sets it up."""
     conf = nova.conf.CONF
     conf([], project='nova', default_config_files=[])
-    docker_driver.docker_conf.register_opts(conf)
+    for group in (docker_driver.docker_conf, docker_driver.qos_conf,
+                  docker_driver.ecu_conf):
+        group.register_opts(conf)
     wanted = {('docker', 'url'): dockerd.url,
               ('docker', 'runtime_links_path'): str(dockerd.links),
+              ('docker', 'cgroup_parent'): dockerd.cgroup_parent,
+              ('qos', 'state_path'): str(tmp_path / 'limits'),
+              ('ecu', 'per_core'): 2.5,
               (None, 'host'): NODE, (None, 'state_path'): str(tmp_path)}
     for (group, name), value in wanted.items():
         conf.set_override(name, value, group)
@@ -44,7 +51,9 @@ def audit(driver) -> int:
     tree = provider_tree.ProviderTree()
     tree.new_root(NODE, uuidutils.generate_uuid(), generation=0)
     driver.update_provider_tree(tree, NODE)
-    assert set(tree.data(NODE).inventory) == {'VCPU', 'MEMORY_MB', 'DISK_GB'}
+    inventory = tree.data(NODE).inventory
+    assert set(inventory) == {'VCPU', 'MEMORY_MB', 'DISK_GB', 'CUSTOM_ECU'}
+    assert inventory['CUSTOM_ECU']['total'] == int(os.cpu_count() * 2.5)
     return driver._engine.calls - before
 
 

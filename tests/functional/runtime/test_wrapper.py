@@ -270,3 +270,52 @@ def test_without_jq_only_what_is_unusual_fails(place, tmp_path):
 def test_a_second_create_of_an_edited_bundle(place):
     first = place.create(bundle())
     assert place.create(first) == first
+
+
+@pytest.fixture
+def limits(place):
+    """Write the limits of the container; let runc succeed."""
+    def write(*lines):
+        (place.links / f'{ID}.limits').write_text(
+            ''.join(f'{line}\n' for line in lines))
+        place.runc.write_text(
+            f'#!/bin/sh\nprintf "%s " "$@" >>{place.called}\n'
+            f'echo >>{place.called}\n')
+        place.config.write_text(compact(bundle()))
+    return write
+
+
+def test_limits_are_written_after_runc_made_the_cgroup(place, limits):
+    file, other = place.home / 'bps', place.home / 'burst'
+    limits('#{"io.8:0.read_bps": 1}', f'{file} 8:0 1048576', f'{other} 0')
+    place.runc.write_text(f'#!/bin/sh\necho made >{file}\n')
+    done = place.run('create', '--bundle', place.bundle, ID)
+    assert done.returncode == 0, done.stderr
+    assert file.read_text() == '8:0 1048576\n'
+    assert other.read_text() == '0\n'
+
+
+def test_a_limit_that_cannot_be_written_ends_the_container(place, limits):
+    file = place.home / 'absent/bps'
+    limits(f'{place.home}/first 1', f'{file} 8:0 1048576')
+    done = place.run('--root', '/run/x', '--log', place.log, 'create',
+                     '--bundle', place.bundle, ID)
+    assert done.returncode == 1
+    message = f'limit 8:0 1048576 cannot be written to {file}'
+    assert message in done.stderr
+    assert message in json.loads(place.log.read_text())['msg']
+    called = place.called.read_text().splitlines()
+    assert called[-1].split() == ['--root', '/run/x', 'delete', '--force', ID]
+
+
+def test_a_runc_that_fails_is_believed(place, limits):
+    limits(f'{place.home}/bps 1')
+    place.runc.write_text('#!/bin/sh\nexit 7\n')
+    assert place.run('create', '--bundle', place.bundle, ID).returncode == 7
+    assert not (place.home / 'bps').exists()
+
+
+def test_limits_are_not_for_other_commands(place, limits):
+    limits(f'{place.home}/bps 1')
+    assert place.run('start', ID).returncode == 0
+    assert not (place.home / 'bps').exists()

@@ -7,11 +7,17 @@ from nova import objects
 from oslo_utils.fixture import uuidsentinel as uuids
 import pytest
 
+from nova_vcloud.qos import limits
 from nova_vcloud.virt_docker import spec
 
 DEFAULTS = spec.Defaults(
-    runtime='nova-vcloud', pids_limit=100, log_max_size_kib=64,
+    runtime='nova-vcloud', cgroup_parent='/machine', log_max_size_kib=64,
     log_max_files=2, no_new_privileges=True, capabilities=('CHOWN', 'KILL'))
+WANTED = limits.Limits.from_doc({
+    'cpu.shares': 3072, 'cpu.period': 100_000, 'cpu.quota': 57_499,
+    'cpu.burst': 1000, 'cpu.cpus': '0-2', 'cpu.mems': '0',
+    'memory.max': 512 << 20, 'memory.swap': 0, 'memory.soft': 'unlimited',
+    'pids.max': 100, 'io.8:0.read_bps': 1000})
 
 
 @dataclasses.dataclass
@@ -33,15 +39,29 @@ def instance():
 
 
 def build(instance, nics=(), defaults=DEFAULTS):
-    return spec.build(instance, 'an/image:latest', nics, defaults, 'compute1')
+    return spec.build(instance, 'an/image:latest', nics, WANTED, defaults,
+                      'compute1')
 
 
-def test_memory_and_swap_together_are_the_flavors_memory(instance):
-    limits = build(instance)['HostConfig']
-    assert limits['Memory'] == limits['MemorySwap'] == 512 * 2**20
-    assert limits['CpuShares'] == 3 * 1024
-    assert limits['PidsLimit'] == 100
-    assert limits['OomKillDisable'] is False
+def test_the_engine_gets_the_limits_that_it_keeps(instance):
+    config = build(instance)['HostConfig']
+    assert config['Memory'] == config['MemorySwap'] == 512 * 2**20
+    assert config['CpuShares'] == 3072
+    assert (config['CpuQuota'], config['CpuPeriod']) == (57_499, 100_000)
+    assert (config['CpusetCpus'], config['CpusetMems']) == ('0-2', '0')
+    assert config['PidsLimit'] == 100
+    assert config['OomKillDisable'] is False
+    assert config['CgroupParent'] == '/machine'
+
+
+@pytest.mark.parametrize(('parent', 'path'), [
+    ('/machine', '/machine/c0ffee'),
+    ('/a/b/', '/a/b/c0ffee'),
+    ('machine.slice', '/machine.slice/docker-c0ffee.scope'),
+    ('a-b-c.slice', '/a.slice/a-b.slice/a-b-c.slice/docker-c0ffee.scope')])
+def test_the_cgroup_is_where_libcontainer_makes_it(parent, path):
+    defaults = dataclasses.replace(DEFAULTS, cgroup_parent=parent)
+    assert defaults.cgroup('c0ffee') == path
 
 
 def test_the_console_log_is_bounded(instance):

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Puts a Docker host's backends together, alike for driver and command."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from nova_vcloud import state
+from nova_vcloud.engine import Engine
+from nova_vcloud.qos import records
+from nova_vcloud.qos.backends import cgroup1
+from nova_vcloud.qos.backends import docker
+from nova_vcloud.qos.backends import runtime
+from nova_vcloud.qos.backends import tc
+from nova_vcloud.qos.enforcer import Enforcer
+from nova_vcloud.qos.keeper import Keeper
+
+
+@dataclasses.dataclass(frozen=True)
+class Assembly:
+    """The parts that others than the keeper need."""
+
+    keeper: Keeper
+    cgroup: cgroup1.Cgroup1
+    runtime: runtime.RuntimeBackend
+    tc: tc.TcBackend
+
+
+def docker_host(engine: Engine, links_path: str,
+                state_path: str) -> Assembly:
+    """Return what keeps limits of containers on this host.
+
+    :param links_path: directory that ``nova-vcloud-runtime`` reads
+    :param state_path: directory of the records
+    :raises LimitNotEnforced: the host has no cgroups that we know
+    """
+    kernel = cgroup1.Cgroup1()
+    persistent = docker.DockerBackend(engine)
+    forgotten = (kernel.support().enforced
+                 - persistent.support().enforced)
+    first = runtime.RuntimeBackend(links_path, forgotten, kernel.start_lines)
+    net = tc.TcBackend()
+    # What remembers comes before what enforces: of two that hold the same
+    # limit the last is believed.
+    enforcer = Enforcer([persistent, first, kernel, net])
+    kept = records.Records(state.Documents(state_path))
+    return Assembly(Keeper(enforcer, kept), kernel, first, net)

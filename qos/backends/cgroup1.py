@@ -1,0 +1,288 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Limits in cgroup v1: one file a limit, one hierarchy a controller.
+
+Source: Documentation/admin-guide/cgroup-v1 and scheduler/sched-bwc.rst of the
+kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+import contextlib
+import functools
+import os
+import pathlib
+
+from nova_vcloud import exception
+from nova_vcloud.guest import Guest
+from nova_vcloud.qos import limits
+from nova_vcloud.qos.backends import base
+
+#: {kind: (controller, file)}
+FILES = {
+    'cpu.shares': ('cpu', 'cpu.shares'),
+    'cpu.period': ('cpu', 'cpu.cfs_period_us'),
+    'cpu.quota': ('cpu', 'cpu.cfs_quota_us'),
+    'cpu.burst': ('cpu', 'cpu.cfs_burst_us'),
+    'cpu.cpus': ('cpuset', 'cpuset.cpus'),
+    'cpu.mems': ('cpuset', 'cpuset.mems'),
+    'memory.max': ('memory', 'memory.limit_in_bytes'),
+    'memory.swap': ('memory', 'memory.memsw.limit_in_bytes'),
+    'memory.soft': ('memory', 'memory.soft_limit_in_bytes'),
+    'pids.max': ('pids', 'pids.max'),
+    **{f'io.{way}_{unit}': ('blkio',
+                            f'blkio.throttle.{way}_{unit}_device')
+       for way in ('read', 'write') for unit in ('bps', 'iops')},
+}
+_PAIRS = {'memory.max': 'memory', 'memory.swap': 'memory',
+          'cpu.quota': 'cfs', 'cpu.period': 'cfs'}
+_NUMBER = {'memory.max', 'memory.soft', 'memory.swap'}
+# The kernel's "no limit" is the largest number of whole pages.
+_NO_LIMIT = 2**62
+_REMARK = ('v1: writes to the page cache that nobody syncs are written back '
+           'by the kernel itself and pass unthrottled')
+_TOTAL = 'cgroups limit reads and writes, not their sum'
+
+
+class Cgroup1(base.Backend):
+    """Cgroups of version 1.
+
+    :param root: directory with one hierarchy for each controller
+    """
+
+    name = 'cgroup v1'
+
+    def __init__(self, root: str = '/sys/fs/cgroup') -> None:
+        self._root = pathlib.Path(root)
+
+    def support(self) -> base.Support:
+        """Try every file in a cgroup made for that and removed."""
+        return self._support
+
+    @functools.cached_property
+    def _support(self) -> base.Support:
+        found = dict(_probe(self._root))
+        missing = {kind: reason for kind, reason in found.items() if reason}
+        for unit in ('bps', 'iops'):
+            missing[f'io.total_{unit}'] = _TOTAL
+        enforced = frozenset(k for k, reason in found.items() if not reason)
+        return base.Support(enforced, missing, {
+            kind: _REMARK for kind in ('io.write_bps', 'io.write_iops')
+            if kind in enforced})
+
+    # Reading
+
+    def _path(self, guest: Guest, kind: str) -> pathlib.Path:
+        controller, file = FILES[kind]
+        return self._root / controller / guest.cgroup.strip('/') / file
+
+    def read(self, guest: Guest,
+             keys: Iterable[limits.Key]) -> limits.Limits:
+        """Return what the files say; nothing of a guest that is stopped."""
+        found: dict[limits.Key, limits.Value] = {}
+        for key in keys:
+            if key.kind in FILES:
+                with contextlib.suppress(FileNotFoundError):
+                    found[key] = self._read(guest, key)
+        return limits.Limits(found)
+
+    def _read(self, guest: Guest, key: limits.Key) -> limits.Value:
+        text = self._path(guest, key.kind).read_text().strip()
+        if key.resource == 'io':
+            rows = dict(row.split() for row in text.splitlines())
+            return int(rows.get(key.device, 0)) or limits.UNLIMITED
+        if key.kind in ('cpu.cpus', 'cpu.mems'):
+            return limits.parse_set(text) if text else limits.UNLIMITED
+        number = _NO_LIMIT if text == 'max' else int(text)
+        if number < 0 or number >= _NO_LIMIT:
+            return limits.UNLIMITED
+        if key.kind == 'memory.swap':
+            return number - int(
+                self._path(guest, 'memory.max').read_text())
+        return number
+
+    def matches(self, key: limits.Key, wanted: limits.Value,
+                found: limits.Value) -> bool:
+        """Allow for whole pages, and for sets that are the host's."""
+        if key.kind in ('cpu.cpus', 'cpu.mems') \
+                and wanted is limits.UNLIMITED:
+            return found == self._host_set(key.kind)
+        if key.kind in _NUMBER and isinstance(wanted, int):
+            page = os.sysconf('SC_PAGE_SIZE')
+            return wanted // page * page == found
+        return wanted == found
+
+    def _host_set(self, kind: str) -> frozenset[int]:
+        controller, file = FILES[kind]
+        return limits.parse_set(
+            (self._root / controller / file).read_text().strip())
+
+    # Writing
+
+    def apply(self, guest: Guest, changes: Sequence[base.Change]) -> None:
+        """Write the files, each pair in the order the kernel accepts."""
+        pairs = {'memory': self._apply_memory, 'cfs': self._apply_bandwidth}
+        for change in changes:
+            pair = _PAIRS.get(change.key.kind)
+            if pair is None:
+                self._write(guest, change.key,
+                            self._text(guest, change.key, change.new))
+            elif pair in pairs:
+                pairs.pop(pair)(guest, changes)
+
+    def _apply_bandwidth(self, guest: Guest,
+                         changes: Sequence[base.Change]) -> None:
+        """Write quota and period so that their ratio only falls between.
+
+        A child's ratio may not exceed its parent's.
+        """
+        own = [c for c in changes if _PAIRS.get(c.key.kind) == 'cfs']
+        own.sort(key=lambda c: c.key.kind != 'cpu.period'
+                 or not (isinstance(c.old, int) and isinstance(c.new, int)
+                         and c.new > c.old))
+        for change in own:
+            self._write(guest, change.key,
+                        self._text(guest, change.key, change.new))
+
+    def _apply_memory(self, guest: Guest,
+                      changes: Sequence[base.Change]) -> None:
+        """Write memory, and memory and swap, which is never the smaller."""
+        keys = [limits.Key('memory', 'max'), limits.Key('memory', 'swap')]
+        now = self.read(guest, keys)
+        if len(now) < len(keys):  # no accounting of swap on this host
+            keys = keys[:1]
+        new = limits.Limits({c.key: c.new for c in changes
+                             if c.key in keys}).over(now)
+        amounts = [new.value('memory.max'), new.value('memory.swap')]
+        numbers = [a for a in amounts if isinstance(a, int)]
+        texts = [_number(amounts[0]),
+                 str(sum(numbers)) if len(numbers) == len(amounts) else '-1']
+        steps = list(zip(keys, texts, strict=False))
+        before = [now.value('memory.max'), now.value('memory.swap')]
+        grows = _total(amounts) > _total(before)
+        for key, text in reversed(steps) if grows else steps:
+            self._write(guest, key, text)
+
+    def _text(self, guest: Guest, key: limits.Key,
+              value: limits.Value) -> str:
+        if key.resource == 'io':
+            return f'{key.device} {0 if value is limits.UNLIMITED else value}'
+        if key.kind in ('cpu.cpus', 'cpu.mems'):
+            if isinstance(value, frozenset):
+                return limits.format_set(value)
+            path = self._path(guest, key.kind)
+            return (path.parent.parent / path.name).read_text().strip()
+        if key.kind == 'pids.max' and value is limits.UNLIMITED:
+            return 'max'
+        return _number(value)
+
+    def _write(self, guest: Guest, key: limits.Key, text: str) -> None:
+        path = self._path(guest, key.kind)
+        try:
+            path.write_text(text)
+        except OSError as e:
+            used = ''
+            if key.resource == 'memory':
+                used = f'; {self.use(guest).get("memory", 0)} bytes are in use'
+            raise exception.LimitNotEnforced(
+                f'{key}={text}: {e.strerror} ({path.name}){used}') from e
+
+    def start_lines(self, guest: Guest, wanted: limits.Limits
+                    ) -> list[tuple[str, str]]:
+        """Return (file, text) for a fresh cgroup, in a safe order."""
+        order = list(FILES)
+        lines = []
+        for key in sorted(wanted, key=lambda k: (order.index(k.kind), k)):
+            value = wanted[key]
+            if value is limits.UNLIMITED:
+                continue
+            if key.kind == 'memory.swap':
+                maximum = wanted.value('memory.max')
+                if not isinstance(maximum, int) or not isinstance(value, int):
+                    continue
+                value += maximum
+            lines.append((str(self._path(guest, key.kind)),
+                          self._text(guest, key, value)))
+        return lines
+
+    def use(self, guest: Guest) -> Mapping[str, int]:
+        """Return bytes of memory that cannot be reclaimed, and processes.
+
+        Memory is usage without the file pages that are on no swap device;
+        files on a tmpfs stay counted, they have no other home.
+        """
+        folder = self._root / 'memory' / guest.cgroup.strip('/')
+        try:
+            rows = dict(row.split() for row in
+                        (folder / 'memory.stat').read_text().splitlines())
+            return {
+                'memory': int((folder / 'memory.usage_in_bytes').read_text())
+                - int(rows['total_inactive_file'])
+                - int(rows['total_active_file']),
+                'pids': int((self._path(guest, 'pids.max').parent
+                             / 'pids.current').read_text())}
+        except FileNotFoundError:
+            return {}
+
+
+def _number(value: limits.Value) -> str:
+    return '-1' if value is limits.UNLIMITED else str(value)
+
+
+def _total(amounts: Iterable[limits.Value]) -> float:
+    return sum(float(a) if isinstance(a, int) else float('inf')
+               for a in amounts)
+
+
+# The self-test
+
+
+def _probe(root: pathlib.Path) -> Iterator[tuple[str, str]]:
+    """Yield (kind, why it cannot be had here, or '')."""
+    name = f'nova-vcloud-probe-{os.getpid()}'
+    made: dict[str, pathlib.Path] = {}
+    try:
+        for kind, (controller, file) in FILES.items():
+            folder = root / controller / name
+            try:
+                if controller not in made:
+                    folder.mkdir()
+                    made[controller] = folder
+                _try(kind, folder / file)
+                yield kind, ''
+            except OSError as e:
+                yield kind, f'{controller}/{file}: {e.strerror or e}'
+    finally:
+        for folder in made.values():
+            folder.rmdir()
+
+
+_PROBES: dict[str, Callable[[pathlib.Path], str]] = {
+    'cpu.shares': lambda _path: '512', 'cpu.period': lambda _path: '50000',
+    'cpu.quota': lambda _path: '20000', 'cpu.burst': lambda _path: '1000',
+    'cpu.cpus': lambda path: (path.parent.parent / path.name).read_text(),
+    'cpu.mems': lambda path: (path.parent.parent / path.name).read_text(),
+    'memory.max': lambda _path: str(64 << 20),
+    'memory.swap': lambda _path: str(64 << 20),
+    'memory.soft': lambda _path: str(32 << 20),
+    'pids.max': lambda _path: '100',
+}
+
+
+def _try(kind: str, path: pathlib.Path) -> None:
+    """Write a value and read it back.
+
+    :raises OSError: it is not what was written
+    """
+    if kind.startswith('io.'):
+        device = next(pathlib.Path('/sys/block').glob('*/dev')).read_text()
+        text = f'{device.strip()} 1048576'
+    else:
+        text = _PROBES[kind](path).strip()
+    path.write_text(text)
+    if path.read_text().strip() != text:
+        raise OSError('is not kept')

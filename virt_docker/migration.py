@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Moves of servers; a move to the same host changes limits, nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import contextlib
+
+from nova import context as nova_context
+from nova import exception as nova_exception
+from nova import objects
+from nova.compute import task_states
+
+from nova_vcloud import exception
+
+
+def stays(migration: objects.Migration) -> bool:
+    """Tell whether source and destination are the same host."""
+    return bool(migration.source_compute == migration.dest_compute)
+
+
+def of(context: nova_context.RequestContext,
+       instance: objects.Instance) -> objects.Migration | None:
+    """Return the move a server is in, None when it is in none."""
+    if instance.migration_context is None:
+        return None
+    return objects.Migration.get_by_id_and_instance(
+        context, instance.migration_context.migration_id, instance.uuid)
+
+
+def reverting_here(context: nova_context.RequestContext,
+                   instance: objects.Instance) -> bool:
+    """Tell whether Nova undoes a resize that never left this host.
+
+    It asks the destination to destroy the server first, which here would be
+    the server itself.
+    """
+    if instance.task_state != task_states.RESIZE_REVERTING:
+        return False
+    migration = of(context, instance)
+    return migration is not None and stays(migration)
+
+
+def check_disk(old: objects.Flavor, new: objects.Flavor) -> None:
+    """Refuse a smaller disk, as for virtual machines.
+
+    :raises ResizeError: with both sizes
+    """
+    for name, what in (('root_gb', 'root disk'),
+                       ('ephemeral_gb', 'ephemeral disk')):
+        before, after = getattr(old, name), getattr(new, name)
+        if after < before:
+            raise nova_exception.ResizeError(
+                reason=f'Unable to resize disk down: the {what} would go '
+                       f'from {before} GB to {after} GB')
+
+
+@contextlib.contextmanager
+def rolled_back() -> Iterator[None]:
+    """Tell Nova that a refusal left the server as it was."""
+    try:
+        yield
+    except nova_exception.ResizeError as e:
+        raise nova_exception.InstanceFaultRollback(e) from e
+    except (exception.InvalidRequest, exception.LimitNotEnforced,
+            exception.NoCpusLeft) as e:
+        raise nova_exception.InstanceFaultRollback(
+            nova_exception.ResizeError(reason=str(e))) from e

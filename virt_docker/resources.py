@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a server may use: from Nova's flavor to limits that are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Mapping
+import contextlib
+import dataclasses
+from typing import Any
+from typing import Protocol
+
+from nova import objects
+from oslo_log import log
+
+from nova_vcloud import exception
+from nova_vcloud import specs
+from nova_vcloud.guest import Guest
+from nova_vcloud.guest import Link
+from nova_vcloud.qos import cpuset
+from nova_vcloud.qos import limits
+from nova_vcloud.qos import policy
+from nova_vcloud.qos.keeper import Keeper
+from nova_vcloud.qos.records import Record
+from nova_vcloud.qos.topology import Topology
+from nova_vcloud.virt_docker.addresses import Nic
+
+LOG = log.getLogger(__name__)
+
+
+class Forgetful(Protocol):
+    """A backend that keeps something of a guest outside the guest."""
+
+    def forget(self, guest: Guest) -> None:
+        """Remove it; nothing to remove is fine."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cpus:
+    """The host's CPUs, and which of them servers may have.
+
+    :ivar shared: for servers that take turns
+    :ivar dedicated: for servers that have theirs alone
+    :ivar numa_policy: 'prefer' or 'require', where a flavor does not say
+    """
+
+    topology: Topology
+    shared: frozenset[int]
+    dedicated: frozenset[int]
+    numa_policy: str = 'prefer'
+
+    @property
+    def all(self) -> frozenset[int]:
+        """CPUs that are not kept for the host itself."""
+        return self.shared | self.dedicated
+
+
+@dataclasses.dataclass(frozen=True)
+class Allotment:
+    """What a server is to have on this host."""
+
+    limits: limits.Limits
+    exclusive: bool
+    bound: bool
+
+
+class Resources:
+    """Limits of this host's servers.
+
+    :param profile: reads what the host is, when it is first needed
+    :param link: makes a guest's link of (server uuid, NIC)
+    :param usage: reads what a guest uses now; {} when it does not run
+    :param forgetful: backends that must be told of a guest's end
+    """
+
+    def __init__(self, keeper: Keeper, cpus: Cpus,
+                 profile: Callable[[], policy.Host],
+                 link: Callable[[str, Nic], Link],
+                 usage: Callable[[Guest], Mapping[str, int]],
+                 forgetful: Iterable[Forgetful] = ()) -> None:
+        self._keeper = keeper
+        self._cpus = cpus
+        self._profile = profile
+        self._link = link
+        self._usage = usage
+        self._forgetful = tuple(forgetful)
+
+    @contextlib.contextmanager
+    def allotted(self, instance: objects.Instance, flavor: objects.Flavor,
+                 nics: Iterable[Nic]) -> Iterator[Allotment]:
+        """Decide what a server is to have, until it is kept.
+
+        Nobody else is given the CPUs chosen for it meanwhile.
+
+        :raises InvalidRequest: the flavor asks for what cannot be
+        :raises NoCpusLeft: it asks for CPUs that are not free
+        :raises LimitNotEnforced: it asks for what this host cannot hold
+        """
+        request = request_of(flavor, instance)
+        chooses = request.dedicated or request.bind
+        lock = self._keeper.records.locked() if chooses \
+            else contextlib.nullcontext()
+        with lock:
+            placement = self._place(instance.uuid, request)
+            wanted = policy.desired(request, self._profile(), placement,
+                                    [nic.port_id for nic in nics])
+            self._keeper.enforcer.check(wanted)
+            yield Allotment(wanted, request.dedicated, request.bind)
+
+    def _place(self, uuid: str, request: specs.Request) -> cpuset.Placement:
+        cpus = self._cpus
+        if not request.dedicated and not request.bind:
+            return cpuset.shared(cpus.topology, cpus.shared, request.vcpus,
+                                 {}, bind=False, node_policy='prefer')
+        others, own = [], None
+        for record in self._keeper.records.all():
+            if record.guest.uuid == uuid:
+                own = record
+            else:
+                others.append(record)
+        kept = self._kept(own, request)
+        if kept:
+            return kept
+        node_policy = request.numa_policy or cpus.numa_policy
+        if request.dedicated:
+            taken = frozenset().union(
+                *(r.cpus() for r in others if r.exclusive))
+            return cpuset.dedicated(cpus.topology, cpus.dedicated - taken,
+                                    request.vcpus, node_policy)
+        load = {cpu: float(sum(cpu in r.cpus() for r in others if r.bound))
+                for cpu in cpus.shared}
+        return cpuset.shared(cpus.topology, cpus.shared, request.vcpus, load,
+                             bind=True, node_policy=node_policy)
+
+    def _kept(self, own: Record | None,
+              request: specs.Request) -> cpuset.Placement | None:
+        """Return the CPUs a server has already, if they still will do."""
+        if own is None or (own.exclusive, own.bound) != (
+                request.dedicated, request.bind):
+            return None
+        pool = self._cpus.dedicated if request.dedicated \
+            else self._cpus.shared
+        found, mems = own.cpus(), own.base.value('cpu.mems')
+        if len(found) != request.vcpus or not found <= pool:
+            return None
+        return cpuset.Placement(
+            found, mems if isinstance(mems, frozenset) else frozenset())
+
+    def keep(self, uuid: str, wanted: Allotment, container_id: str,
+             cgroup: str, nics: Iterable[Nic]) -> None:
+        """Enforce what was decided, now and from now on.
+
+        :param cgroup: path of the container's below each controller
+        :raises LimitNotEnforced: with the reason; all is as it was before
+        """
+        guest = Guest(uuid, container_id, cgroup, tuple(
+            self._link(uuid, nic) for nic in nics))
+        try:
+            old = self._keeper.records.load(uuid)
+        except exception.StateError as e:
+            LOG.warning('%s', e)
+            old = None
+        self._keeper.keep(Record(
+            guest, wanted.limits, wanted.exclusive, wanted.bound,
+            old.override if old else None))
+
+    def check_live(self, uuid: str, wanted: Allotment) -> None:
+        """Refuse what would kill processes of a server that runs.
+
+        :raises LimitNotEnforced: more memory is in use than it would have
+        """
+        record = self._keeper.record(uuid)
+        used = self._usage(record.guest).get('memory', 0)
+        limit = wanted.limits.value('memory.max')
+        if isinstance(limit, int) and used > limit:
+            raise exception.LimitNotEnforced(
+                f'the server uses {used >> 20} MiB of memory that cannot be '
+                f'reclaimed and would have {limit >> 20} MiB; stop something '
+                'in it, or the server')
+
+    def verify(self, uuid: str) -> None:
+        """Read the limits of a server back, and repair what differs.
+
+        :raises LimitNotEnforced: with the reason
+        :raises NoSuchRecord: nothing was decided for it here
+        """
+        self._keeper.repair(uuid)
+
+    def known(self, uuid: str) -> bool:
+        """Tell whether a server has limits here."""
+        return uuid in self._keeper.records.uuids()
+
+    def forget(self, uuid: str, container_id: str | None) -> None:
+        """Remove what is kept of a server; an unknown one is fine.
+
+        :param container_id: None when there is no container any more
+        """
+        guests = [Guest(uuid, container_id, '')] if container_id else []
+        with contextlib.suppress(exception.StateError):
+            record = self._keeper.records.load(uuid)
+            guests += [record.guest] if record else []
+        for guest in guests:
+            for backend in self._forgetful:
+                backend.forget(guest)
+        self._keeper.forget(uuid)
+
+
+def request_of(flavor: objects.Flavor,
+               instance: objects.Instance) -> specs.Request:
+    """Return what a flavor, and the image, ask for.
+
+    :raises InvalidRequest: with the key that is wrong
+    """
+    image: Mapping[str, Any] = instance.system_metadata or {}
+    return specs.parse(flavor.vcpus, flavor.memory_mb,
+                       flavor.extra_specs or {},
+                       image.get('image_hw_cpu_policy'))
