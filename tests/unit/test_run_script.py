@@ -61,7 +61,8 @@ def test_all_is_every_check_and_one_pytest_of_all_layers(tree):
     assert tree.calls('minicloud') == ['minicloud install']
     [pytest_call] = tree.calls('pytest')
     assert pytest_call.endswith(
-        'tests/unit tests/contract tests/functional tests/integration')
+        'tests/unit tests/contract tests/functional tests/integration '
+        'tests/vm')
     for tool in TOOLS:
         assert tree.calls(tool), tool
     assert 'FAILED' not in done.stdout

@@ -13,7 +13,6 @@ import json
 import pathlib
 import socket
 import subprocess
-import tempfile
 import time
 from typing import Any
 
@@ -48,7 +47,7 @@ class Machine:
 
     :param folder: with base.raw and vmlinuz
     :param payload: raw image of the second disk
-    :param console: file for all that the kernel and systemd say
+    :param console: file for all that qemu, the kernel and systemd say
     """
 
     def __init__(self, folder: pathlib.Path, payload: pathlib.Path,
@@ -56,10 +55,11 @@ class Machine:
         self._console = console
         self._agent, remote = socket.socketpair()
         self._received = b''
-        with remote:
+        with remote, console.open('wb') as output:
             self._process = subprocess.Popen(
-                _command(folder, payload, console, remote.fileno()),
-                pass_fds=[remote.fileno()], stdin=subprocess.DEVNULL)
+                _command(folder, payload, remote.fileno()),
+                pass_fds=[remote.fileno()], stdin=subprocess.DEVNULL,
+                stdout=output, stderr=subprocess.STDOUT)
 
     def wait(self) -> None:
         """Wait until it takes commands.
@@ -105,8 +105,12 @@ class Machine:
               **arguments: Any) -> Any:
         """Ask the agent; its protocol is a JSON object a line."""
         message = {'execute': name, 'arguments': arguments}
-        self._agent.sendall(json.dumps(message).encode() + b'\n')
-        answer = json.loads(self._line(name, time.monotonic() + timeout))
+        try:
+            self._agent.sendall(json.dumps(message).encode() + b'\n')
+            line = self._line(name, time.monotonic() + timeout)
+        except ConnectionError:
+            raise self._error(f'qemu ended: {self._process.wait()}') from None
+        answer = json.loads(line)
         if 'error' in answer:
             raise self._error(f'{name}: {answer["error"]}')
         return answer['return']
@@ -122,7 +126,7 @@ class Machine:
             except TimeoutError:
                 continue
             if not data:
-                raise self._error(f'qemu ended: {self._process.wait(10)}')
+                raise ConnectionResetError
             self._received += data
         line, _, self._received = self._received.partition(b'\n')
         return line
@@ -134,7 +138,7 @@ class Machine:
 
 
 def _command(folder: pathlib.Path, payload: pathlib.Path,
-             console: pathlib.Path, agent: int) -> list[str]:
+             agent: int) -> list[str]:
     agent_port = 'chardev=agent,name=org.qemu.guest_agent.0'
     return [
         # Whatever ends the tests ends it.
@@ -145,7 +149,7 @@ def _command(folder: pathlib.Path, payload: pathlib.Path,
         '-display', 'none', '-nic', 'none',
         '-kernel', str(folder / 'vmlinuz'), '-append', KERNEL_LINE,
         *_disk('base', folder / 'base.raw'), *_disk('payload', payload),
-        '-serial', f'file:{console}', '-device', 'virtio-rng-pci',
+        '-serial', 'stdio', '-device', 'virtio-rng-pci',
         '-device', 'virtio-serial',
         '-chardev', f'socket,id=agent,fd={agent}',
         '-device', f'virtserialport,{agent_port}']
@@ -163,15 +167,15 @@ def _text(found: Mapping[str, str], stream: str) -> str:
 
 
 @contextlib.contextmanager
-def booted(folder: pathlib.Path, payload: pathlib.Path) -> Iterator[Machine]:
-    """Have a machine; nothing is left of it.
+def booted(folder: pathlib.Path, payload: pathlib.Path,
+           console: pathlib.Path) -> Iterator[Machine]:
+    """Have a machine for a while; parameters are Machine's.
 
     :raises MachineError: it does not boot
     """
-    with tempfile.TemporaryDirectory(prefix='nova-vcloud-vm-') as home:
-        machine = Machine(folder, payload, pathlib.Path(home, 'console'))
-        try:
-            machine.wait()
-            yield machine
-        finally:
-            machine.stop()
+    machine = Machine(folder, payload, console)
+    try:
+        machine.wait()
+        yield machine
+    finally:
+        machine.stop()
