@@ -171,11 +171,15 @@ class Socket:
         self._ask(_NEWLINK, _CREATE | _EXCLUSIVE, down, {
             **named, _MTU: struct.pack('=I', mtu),
             _LINKINFO: _pack({_INFO_KIND: b'ifb'})})
-        # An alias cannot be given to what does not exist yet. And it is
-        # nobody's neighbour: no IPv6 address, no traffic of its own.
-        self._ask(_NEWLINK, 0, down, {
-            **named, _IFALIAS: alias.encode(), _AF_SPEC: _pack({
+        # What does not exist yet takes no alias.
+        self._ask(_NEWLINK, 0, down, {**named, _IFALIAS: alias.encode()})
+        try:
+            # Nobody's neighbour: no IPv6 address, no traffic of its own.
+            self._ask(_NEWLINK, 0, down, {**named, _AF_SPEC: _pack({
                 socket.AF_INET6: _pack({_ADDR_GEN_MODE: _ADDR_GEN_NONE})})})
+        except Refused as e:
+            if e.errno != errno.EAFNOSUPPORT:
+                raise
         self._ask(_NEWLINK, 0, up, named)
 
     def delete_link(self, index: int) -> None:
@@ -201,18 +205,17 @@ class Socket:
         :returns: an index of an interface for each filter that is ours,
             None for each that is not
         """
-        filters = self._ask(
-            _GETTFILTER, _DUMP, _tcmsg(index, parent=_INGRESS_HANDLE))
-        return [_target(found, options) for found in filters
-                # Each comes with its tables, which are no filters.
-                if (options := _options(found))
-                and _U32_DIVISOR not in options]
+        found = [_parse(answer[_TCMSG.size:]) | {
+            0: answer[:_TCMSG.size]} for answer in self._ask(
+                _GETTFILTER, _DUMP, _tcmsg(index, parent=_INGRESS_HANDLE))]
+        return [_target(each) for each in found if not _is_table(each)]
 
     def redirect(self, index: int, target: int) -> None:
-        """Send all that comes in to ``target``; there is no ingress yet."""
-        self._ask(_NEWQDISC, _CREATE | _EXCLUSIVE,
-                  _tcmsg(index, _INGRESS_HANDLE, _INGRESS),
-                  {_TCA_KIND: b'ingress\0'})
+        """Send all that comes in to ``target``; nothing else did so yet."""
+        if not self.ingress(index):
+            self._ask(_NEWQDISC, _CREATE | _EXCLUSIVE,
+                      _tcmsg(index, _INGRESS_HANDLE, _INGRESS),
+                      {_TCA_KIND: b'ingress\0'})
         action = _pack({_TCA_KIND: b'mirred\0', _TCA_OPTIONS: _pack({
             _MIRRED_PARMS: _REDIRECT.pack(
                 0, 0, _STOLEN, 0, 0, _EGRESS_REDIRECT, target)})})
@@ -248,14 +251,18 @@ class Socket:
                 answers.append(data)
 
 
-def _options(found: bytes) -> dict[int, bytes]:
-    return _parse(_parse(found[_TCMSG.size:]).get(_TCA_OPTIONS, b''))
+def _is_table(told: Mapping[int, bytes]) -> bool:
+    """Tell whether this is not a filter, but what u32 needs for one."""
+    options = _parse(told.get(_TCA_OPTIONS, b''))
+    return _text(told[_TCA_KIND]) == 'u32' and (
+        not options or _U32_DIVISOR in options)
 
 
-def _target(found: bytes, options: Mapping[int, bytes]) -> int | None:
+def _target(told: Mapping[int, bytes]) -> int | None:
     """Return where a filter redirects to; None when it is not ours."""
-    if _TCMSG.unpack_from(found)[4] >> 16 != MAJOR:
+    if _TCMSG.unpack(told[0])[4] >> 16 != MAJOR:
         return None
+    options = _parse(told.get(_TCA_OPTIONS, b''))
     action = _parse(_parse(options.get(_U32_ACT, b'')).get(1, b''))
     parms = _parse(action.get(_TCA_OPTIONS, b'')).get(_MIRRED_PARMS)
     return _REDIRECT.unpack(parms)[-1] if parms else 0

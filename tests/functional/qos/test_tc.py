@@ -24,6 +24,7 @@ from nova_vcloud.virt_docker.addresses import Nic
 
 MBIT = 10**6 // 8  # bytes/s
 KINDS = sorted(tc.KINDS)
+BACKENDS = {way: tc.TcBackend(way) for way in (tc.NETNS, tc.IFB)}
 NONE = dict.fromkeys((kind[4:] for kind in KINDS), limits.UNLIMITED)
 
 
@@ -68,11 +69,27 @@ class Server:
                 limits.Key('net', field, nic.port_id), value, found[field])
             for field, value in wanted.items())
 
+    @property
+    def by_ifb(self) -> bool:
+        return self.backend is BACKENDS[tc.IFB]
+
     def root(self, nic: Nic, way: str = 'in') -> dict:
         """What tc(8) says of the qdisc that limits a direction."""
-        netns, dev = ((self.lan.name, nic.tap) if way == 'in' else
-                      (self.lan.prefix + self.uuid, nic.name))
-        return qdisc(netns, dev)
+        if way == 'in':
+            return qdisc(self.lan.name, nic.tap)
+        if not self.by_ifb:
+            return qdisc(self.lan.prefix + self.uuid, nic.name)
+        if ifb(nic) in self.links():
+            return qdisc(self.lan.name, ifb(nic))
+        return {'handle': '0:', 'options': {}}
+
+    def links(self) -> set[str]:
+        return {link['ifname'] for link in json.loads(
+            self.lan.ip('-j', 'link'))}
+
+
+def ifb(nic: Nic) -> str:
+    return 'ifb' + nic.tap[3:]
 
 
 def qdisc(netns: str, dev: str) -> dict:
@@ -91,15 +108,17 @@ def qdiscs_of_the_machine() -> str:
                           capture_output=True).stdout
 
 
-@pytest.fixture(scope='module')
-def backend() -> tc.TcBackend:
-    return tc.TcBackend()
+@pytest.fixture(params=sorted(BACKENDS))
+def backend(request) -> tc.TcBackend:
+    return BACKENDS[request.param]
 
 
 @pytest.fixture
 def box(lan, server, backend) -> Iterator[Server]:
     before = qdiscs_of_the_machine()
-    yield Server(lan, server, backend)
+    found = Server(lan, server, backend)
+    yield found
+    backend.forget(found.guest)
     assert qdiscs_of_the_machine() == before
 
 
@@ -107,7 +126,25 @@ def test_all_kinds_hold_here(backend):
     found = backend.support()
     assert found.enforced == tc.KINDS
     assert not found.missing
+    assert not found.remarks
     assert backend.support() is found
+
+
+def test_finding_out_is_quick_and_leaves_nothing(lan):
+    before = {name: [lan_fixture.ip('-o', 'link', netns=name),
+                     subprocess.run(['ip', 'netns'], check=True,
+                                    capture_output=True).stdout]
+              for name in ('', lan.name)}
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        tc.TcBackend().support()
+        times.append(time.perf_counter() - start)
+    assert min(times) < 0.1
+    assert before == {name: [lan_fixture.ip('-o', 'link', netns=name),
+                             subprocess.run(['ip', 'netns'], check=True,
+                                            capture_output=True).stdout]
+                      for name in ('', lan.name)}
 
 
 def test_nothing_is_limited_at_first(box):
@@ -296,14 +333,159 @@ def test_guest_without_namespace_is_read_as_far_as_it_goes(box):
     guest = dataclasses.replace(box.guest, links=(link,))
     found = box.backend.read(guest, box.keys(nic))
     assert {key.field for key in found} == {
-        'in_average', 'in_peak', 'in_burst'}
+        'in_average', 'in_peak', 'in_burst'} | (
+            {'out_average', 'out_peak', 'out_burst'} if box.by_ifb else set())
 
 
 def test_a_name_inside_that_changed_does_not_matter(box):
     nic = box.plug()
     box.lan.server_ip(box.uuid, 'link', 'set', nic.name, 'name', 'wan')
     box.set(nic, out_average=10 * MBIT)
-    assert qdisc(box.lan.prefix + box.uuid, 'wan')['kind'] == 'tbf'
+    assert box.read(nic)['out_average'] == 10 * MBIT
+    inside = qdisc(box.lan.prefix + box.uuid, 'wan')
+    assert inside['kind'] == 'noqueue' if box.by_ifb else 'tbf'
+
+
+@pytest.fixture
+def detour(lan, server) -> Iterator[Server]:
+    found = Server(lan, server, BACKENDS[tc.IFB])
+    yield found
+    found.backend.forget(found.guest)
+
+
+def test_ifb_goes_with_the_limit(detour):
+    nic = detour.plug()
+    detour.set(nic, in_average=10 * MBIT)
+    assert ifb(nic) not in detour.links()
+    detour.set(nic, out_average=10 * MBIT)
+    assert ifb(nic) in detour.links()
+    assert f'nova:{detour.uuid}:{nic.port_id}' in detour.lan.ip(
+        'link', 'show', ifb(nic))
+    assert not detour.lan.ip('addr', 'show', ifb(nic)).count('inet')
+    detour.set(nic, out_average=limits.UNLIMITED)
+    assert ifb(nic) not in detour.links()
+    assert ingress(detour, nic) == []
+    assert detour.read(nic) == {**NONE, 'in_average': 10 * MBIT}
+
+
+def ingress(box: Server, nic: Nic) -> list:
+    done = subprocess.run(
+        ['tc', '-n', box.lan.name, '-j', 'qdisc', 'show', 'dev', nic.tap,
+         'ingress'], check=True, capture_output=True, text=True)
+    return json.loads(done.stdout)
+
+
+def test_guest_without_namespace_gets_an_ifb(lan, server):
+    """As libvirt's guests: the other end is of no concern to us."""
+    box = Server(lan, server, BACKENDS[tc.NETNS])
+    nic = box.plug()
+    guest = dataclasses.replace(box.guest, links=(dataclasses.replace(
+        box.guest.links[0], namespace='', name=''),))
+    key = limits.Key('net', 'out_average', nic.port_id)
+    box.backend.apply(guest, [
+        base.Change(key, limits.UNLIMITED, 10 * MBIT)])
+    assert box.backend.read(guest, [key]) == {key: 10 * MBIT}
+    assert ifb(nic) in box.links()
+    box.backend.forget(guest)
+    assert ifb(nic) not in box.links()
+
+
+def test_ifb_that_was_left_is_forgotten(detour):
+    nic = detour.plug()
+    detour.set(nic, out_average=10 * MBIT)
+    detour.lan.network.unplug(detour.uuid, (nic,))
+    assert ifb(nic) in detour.links()
+    detour.backend.forget(detour.guest)
+    assert ifb(nic) not in detour.links()
+    detour.backend.forget(detour.guest)
+
+
+def test_ifb_that_was_left_serves_the_next_tap(detour):
+    nic = detour.plug()
+    detour.set(nic, out_average=10 * MBIT)
+    detour.lan.network.unplug(detour.uuid, (nic,))
+    detour.lan.network.plug(detour.uuid, (nic,))
+    assert detour.read(nic) == NONE
+    detour.set(nic, out_average=20 * MBIT)
+    assert detour.read(nic)['out_average'] == 20 * MBIT
+
+
+@pytest.mark.parametrize('command', [
+    'qdisc del dev {tap} ingress', 'qdisc del dev {ifb} root',
+    'filter del dev {tap} ingress', 'link'])
+def test_detour_broken_by_hand_is_seen_and_mended(detour, command):
+    nic = detour.plug()
+    detour.set(nic, in_average=10 * MBIT, out_average=10 * MBIT)
+    if command == 'link':
+        detour.lan.ip('link', 'del', ifb(nic))
+    else:
+        tc_tool(detour.lan.name,
+                *command.format(tap=nic.tap, ifb=ifb(nic)).split())
+    assert detour.read(nic) == {**NONE, 'in_average': 10 * MBIT}
+    detour.set(nic, out_average=10 * MBIT)
+    assert detour.read(nic)['out_average'] == 10 * MBIT
+    assert detour.lan.pings_all(nic)
+
+
+FILTER = 'filter add dev {tap} ingress prio 7 u32 match u32 0 0 flowid 1:1'
+
+
+@pytest.mark.parametrize(('kind', 'commands'), [
+    ('clsact', ['qdisc add dev {tap} clsact']),
+    ('ingress', ['qdisc add dev {tap} ingress', FILTER])])
+def test_foreign_ingress_qdisc_stays(detour, kind, commands):
+    nic = detour.plug()
+    for command in commands:
+        tc_tool(detour.lan.name, *command.format(tap=nic.tap).split())
+    with pytest.raises(exception.LimitNotEnforced, match=f'{kind} qdisc'):
+        detour.set(nic, out_average=10 * MBIT)
+    detour.set(nic, out_average=limits.UNLIMITED)
+    detour.backend.forget(detour.guest)
+    assert ingress(detour, nic)[0]['kind'] == kind
+    assert ('pref 7' in filters(detour, nic)) == (FILTER in commands)
+    assert ifb(nic) not in detour.links()
+
+
+def filters(box: Server, nic: Nic) -> str:
+    return subprocess.run(
+        ['tc', '-n', box.lan.name, 'filter', 'show', 'dev', nic.tap,
+         'ingress'], check=True, capture_output=True, text=True).stdout
+
+
+def test_filters_of_others_stay(detour):
+    nic = detour.plug()
+    detour.set(nic, out_average=10 * MBIT)
+    tc_tool(detour.lan.name, *FILTER.format(tap=nic.tap).split())
+    assert detour.read(nic)['out_average'] == 10 * MBIT
+    detour.set(nic, out_average=limits.UNLIMITED)
+    assert 'pref 7' in filters(detour, nic)
+    assert 'mirred' not in filters(detour, nic)
+
+
+def test_ifb_of_others_stays(detour):
+    nic = detour.plug()
+    detour.lan.ip('link', 'add', ifb(nic), 'type', 'ifb')
+    detour.lan.ip('link', 'set', ifb(nic), 'alias', 'mine')
+    try:
+        with pytest.raises(exception.LimitNotEnforced, match=ifb(nic)):
+            detour.set(nic, out_average=10 * MBIT)
+        detour.backend.forget(detour.guest)
+        assert ifb(nic) in detour.links()
+    finally:
+        detour.lan.ip('link', 'del', ifb(nic))
+
+
+@pytest.mark.parametrize(('old', 'new'), [
+    (tc.NETNS, tc.IFB), (tc.IFB, tc.NETNS)])
+def test_another_way_out_replaces_the_one_before(lan, server, old, new):
+    box = Server(lan, server, BACKENDS[old])
+    nic = box.plug()
+    box.set(nic, out_average=10 * MBIT)
+    box.backend = BACKENDS[new]
+    box.set(nic, out_average=20 * MBIT)
+    box.backend = BACKENDS[old]
+    assert box.read(nic) == NONE
+    BACKENDS[new].forget(box.guest)
 
 
 def test_many_changes_end_as_the_last_of_each(box):
