@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 
 from nova_vcloud import state
 from nova_vcloud.engine import Engine
 from nova_vcloud.qos import records
+from nova_vcloud.qos.backends import cgroup
 from nova_vcloud.qos.backends import cgroup1
+from nova_vcloud.qos.backends import cgroup2
 from nova_vcloud.qos.backends import docker
 from nova_vcloud.qos.backends import runtime
 from nova_vcloud.qos.backends import tc
@@ -21,9 +24,19 @@ class Assembly:
     """The parts that others than the keeper need."""
 
     keeper: Keeper
-    cgroup: cgroup1.Cgroup1
+    cgroup: cgroup.CgroupBackend
     runtime: runtime.RuntimeBackend
     tc: tc.TcBackend
+
+
+def cgroup_here(root: str = '/sys/fs/cgroup') -> cgroup.CgroupBackend:
+    """Return the backend for the version of cgroups that is in use.
+
+    A host with both (systemd's hybrid mode) has its controllers in v1.
+    """
+    if pathlib.Path(root, 'cgroup.controllers').exists():
+        return cgroup2.Cgroup2(root)
+    return cgroup1.Cgroup1(root)
 
 
 def docker_host(engine: Engine, links_path: str,
@@ -32,9 +45,8 @@ def docker_host(engine: Engine, links_path: str,
 
     :param links_path: directory that ``nova-vcloud-runtime`` reads
     :param state_path: directory of the records
-    :raises LimitNotEnforced: the host has no cgroups that we know
     """
-    kernel = cgroup1.Cgroup1()
+    kernel = cgroup_here()
     persistent = docker.DockerBackend(engine)
     forgotten = (kernel.support().enforced
                  - persistent.support().enforced)

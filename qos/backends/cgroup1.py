@@ -7,7 +7,6 @@ kernel.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -17,10 +16,11 @@ import functools
 import os
 import pathlib
 
-from nova_vcloud import exception
 from nova_vcloud.guest import Guest
+from nova_vcloud.qos import convert
 from nova_vcloud.qos import limits
 from nova_vcloud.qos.backends import base
+from nova_vcloud.qos.backends import cgroup
 
 #: {kind: (controller, file)}
 FILES = {
@@ -40,15 +40,13 @@ FILES = {
 }
 _PAIRS = {'memory.max': 'memory', 'memory.swap': 'memory',
           'cpu.quota': 'cfs', 'cpu.period': 'cfs'}
-_NUMBER = {'memory.max', 'memory.soft', 'memory.swap'}
 # The kernel's "no limit" is the largest number of whole pages.
 _NO_LIMIT = 2**62
 _REMARK = ('v1: writes to the page cache that nobody syncs are written back '
            'by the kernel itself and pass unthrottled')
-_TOTAL = 'cgroups limit reads and writes, not their sum'
 
 
-class Cgroup1(base.Backend):
+class Cgroup1(cgroup.CgroupBackend):
     """Cgroups of version 1.
 
     :param root: directory with one hierarchy for each controller
@@ -65,14 +63,8 @@ class Cgroup1(base.Backend):
 
     @functools.cached_property
     def _support(self) -> base.Support:
-        found = dict(_probe(self._root))
-        missing = {kind: reason for kind, reason in found.items() if reason}
-        for unit in ('bps', 'iops'):
-            missing[f'io.total_{unit}'] = _TOTAL
-        enforced = frozenset(k for k, reason in found.items() if not reason)
-        return base.Support(enforced, missing, {
-            kind: _REMARK for kind in ('io.write_bps', 'io.write_iops')
-            if kind in enforced})
+        return cgroup.supported(dict(_probe(self._root)), dict.fromkeys(
+            ('io.write_bps', 'io.write_iops'), _REMARK))
 
     # Reading
 
@@ -95,7 +87,7 @@ class Cgroup1(base.Backend):
         if key.resource == 'io':
             rows = dict(row.split() for row in text.splitlines())
             return int(rows.get(key.device, 0)) or limits.UNLIMITED
-        if key.kind in ('cpu.cpus', 'cpu.mems'):
+        if key.kind in cgroup.SETS:
             return limits.parse_set(text) if text else limits.UNLIMITED
         number = _NO_LIMIT if text == 'max' else int(text)
         if number < 0 or number >= _NO_LIMIT:
@@ -108,12 +100,10 @@ class Cgroup1(base.Backend):
     def matches(self, key: limits.Key, wanted: limits.Value,
                 found: limits.Value) -> bool:
         """Allow for whole pages, and for sets that are the host's."""
-        if key.kind in ('cpu.cpus', 'cpu.mems') \
-                and wanted is limits.UNLIMITED:
+        if key.kind in cgroup.SETS and wanted is limits.UNLIMITED:
             return found == self._host_set(key.kind)
-        if key.kind in _NUMBER and isinstance(wanted, int):
-            page = os.sysconf('SC_PAGE_SIZE')
-            return wanted // page * page == found
+        if key.resource == 'memory' and isinstance(wanted, int):
+            return cgroup.whole_pages(wanted) == found
         return wanted == found
 
     def _host_set(self, kind: str) -> frozenset[int]:
@@ -158,9 +148,8 @@ class Cgroup1(base.Backend):
         new = limits.Limits({c.key: c.new for c in changes
                              if c.key in keys}).over(now)
         amounts = [new.value('memory.max'), new.value('memory.swap')]
-        numbers = [a for a in amounts if isinstance(a, int)]
         texts = [_number(amounts[0]),
-                 str(sum(numbers)) if len(numbers) == len(amounts) else '-1']
+                 str(convert.memory_and_swap(*amounts))]
         steps = list(zip(keys, texts, strict=False))
         before = [now.value('memory.max'), now.value('memory.swap')]
         grows = _total(amounts) > _total(before)
@@ -171,7 +160,7 @@ class Cgroup1(base.Backend):
               value: limits.Value) -> str:
         if key.resource == 'io':
             return f'{key.device} {0 if value is limits.UNLIMITED else value}'
-        if key.kind in ('cpu.cpus', 'cpu.mems'):
+        if key.kind in cgroup.SETS:
             if isinstance(value, frozenset):
                 return limits.format_set(value)
             path = self._path(guest, key.kind)
@@ -181,15 +170,8 @@ class Cgroup1(base.Backend):
         return _number(value)
 
     def _write(self, guest: Guest, key: limits.Key, text: str) -> None:
-        path = self._path(guest, key.kind)
-        try:
-            path.write_text(text)
-        except OSError as e:
-            used = ''
-            if key.resource == 'memory':
-                used = f'; {self.use(guest).get("memory", 0)} bytes are in use'
-            raise exception.LimitNotEnforced(
-                f'{key}={text}: {e.strerror} ({path.name}){used}') from e
+        cgroup.write(self._path(guest, key.kind), key, text,
+                     lambda: self.use(guest))
 
     def start_lines(self, guest: Guest, wanted: limits.Limits
                     ) -> list[tuple[str, str]]:
@@ -210,21 +192,14 @@ class Cgroup1(base.Backend):
         return lines
 
     def use(self, guest: Guest) -> Mapping[str, int]:
-        """Return bytes of memory that cannot be reclaimed, and processes.
-
-        Memory is usage without the file pages that are on no swap device;
-        files on a tmpfs stay counted, they have no other home.
-        """
-        folder = self._root / 'memory' / guest.cgroup.strip('/')
+        """Return bytes that cannot be reclaimed, and processes."""
+        memory = self._path(guest, 'memory.max').parent
+        pids = self._path(guest, 'pids.max').parent
         try:
-            rows = dict(row.split() for row in
-                        (folder / 'memory.stat').read_text().splitlines())
-            return {
-                'memory': int((folder / 'memory.usage_in_bytes').read_text())
-                - int(rows['total_inactive_file'])
-                - int(rows['total_active_file']),
-                'pids': int((self._path(guest, 'pids.max').parent
-                             / 'pids.current').read_text())}
+            return cgroup.use(
+                (memory / 'memory.usage_in_bytes').read_text(),
+                (memory / 'memory.stat').read_text(), 'total_',
+                (pids / 'pids.current').read_text())
         except FileNotFoundError:
             return {}
 
@@ -261,28 +236,19 @@ def _probe(root: pathlib.Path) -> Iterator[tuple[str, str]]:
             folder.rmdir()
 
 
-_PROBES: dict[str, Callable[[pathlib.Path], str]] = {
-    'cpu.shares': lambda _path: '512', 'cpu.period': lambda _path: '50000',
-    'cpu.quota': lambda _path: '20000', 'cpu.burst': lambda _path: '1000',
-    'cpu.cpus': lambda path: (path.parent.parent / path.name).read_text(),
-    'cpu.mems': lambda path: (path.parent.parent / path.name).read_text(),
-    'memory.max': lambda _path: str(64 << 20),
-    'memory.swap': lambda _path: str(64 << 20),
-    'memory.soft': lambda _path: str(32 << 20),
-    'pids.max': lambda _path: '100',
-}
-
-
 def _try(kind: str, path: pathlib.Path) -> None:
     """Write a value and read it back.
 
     :raises OSError: it is not what was written
     """
-    if kind.startswith('io.'):
-        device = next(pathlib.Path('/sys/block').glob('*/dev')).read_text()
-        text = f'{device.strip()} 1048576'
+    if kind in cgroup.SETS:
+        text = (path.parent.parent / path.name).read_text().strip()
+    elif kind.startswith('io.'):
+        text = f'{cgroup.probe_key(kind).device} {cgroup.PROBE_IO}'
+    elif kind == 'memory.swap':
+        text = str(cgroup.PROBES['memory.max'])
     else:
-        text = _PROBES[kind](path).strip()
+        text = str(cgroup.PROBES[kind])
     path.write_text(text)
     if path.read_text().strip() != text:
         raise OSError('is not kept')
