@@ -192,6 +192,11 @@ class Limits(Mapping[Key, Value]):
             _check(key, value)
         self._at_most('cpu.burst', 'cpu.quota')
         self._at_most('memory.soft', 'memory.max')
+        if self.value('memory.max') is UNLIMITED \
+                and self._number('memory.swap') is not None:
+            raise exception.InvalidLimit(
+                'memory.swap has no meaning without memory.max: make both '
+                'unlimited')
         for device in self.devices('io'):
             self._no_total_beside(device)
         for device in self.devices('net'):

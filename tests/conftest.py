@@ -27,6 +27,10 @@ sys.path[:] = [
 # The same for `python -c` and `python -m` that a test starts.
 os.environ['PYTHONSAFEPATH'] = '1'
 
+# Tests shared by modules; pytest says what an assert of theirs compared.
+sys.path.append(str(ROOT / 'tests/fixtures'))
+pytest.register_assert_rewrite('backend_contract')
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(

@@ -29,10 +29,12 @@ FIELDS = {
     'memory.swap': 'MemorySwap',
     'pids.max': 'PidsLimit',
 }
-# In an update 0 and '' stand for "as it is". So a set cannot be taken back:
-# who wants all CPUs names them.
-_UNLIMITED = {'CpuQuota': -1, 'PidsLimit': -1, 'CpusetCpus': '',
-              'CpusetMems': ''}
+# In an update 0 and '' stand for "as it is". So memory is as good as unlimited
+# with a number that no host has, and a set cannot be taken back at all: who
+# wants all CPUs names them.
+_PLENTY = 2**62
+_UNLIMITED = {'CpuQuota': -1, 'PidsLimit': -1, 'Memory': _PLENTY,
+              'CpusetCpus': '', 'CpusetMems': ''}
 
 
 def host_config(wanted: limits.Limits) -> dict[str, Any]:
@@ -52,7 +54,9 @@ def host_config(wanted: limits.Limits) -> dict[str, Any]:
         else:
             found[field] = value
     memory, swap = wanted.value('memory.max'), wanted.value('memory.swap')
-    if isinstance(memory, int):
+    if memory is limits.UNLIMITED:
+        found['MemorySwap'] = -1
+    elif isinstance(memory, int):
         found['MemorySwap'] = memory + swap if isinstance(swap, int) else -1
     return found
 
@@ -102,7 +106,7 @@ def _value(key: limits.Key, found: Mapping[str, Any]) -> limits.Value:
     value = found.get(FIELDS[key.kind])
     if key.kind in ('cpu.cpus', 'cpu.mems'):
         return limits.parse_set(value) if value else limits.UNLIMITED
-    if not value or value < 0:
+    if not value or value < 0 or value >= _PLENTY:
         return limits.UNLIMITED
     if key.kind == 'memory.swap':
         return int(value - (found.get('Memory') or 0))
