@@ -17,8 +17,6 @@ from nova_vcloud import exception
 REFERENCE_CORE = 4.0
 RESOURCE_CLASS = 'CUSTOM_ECU'
 LEAST_QUOTA = 1000  # µs; sched-bwc.rst
-SHARES_PER_CORE = 1024  # what the kernel gives a cgroup nobody configured
-SHARES = (2, 262144)  # the kernel's range
 
 
 def cores(ecu: int, per_core: float) -> float:
@@ -38,12 +36,6 @@ def quota_us(ecu: int, per_core: float, period_us: int) -> int:
             f'µs in a period of {period_us} µs, and the kernel counts from '
             f'{LEAST_QUOTA} µs; use a longer period')
     return quota
-
-
-def shares(ecu: int, per_core: float) -> int:
-    """Return the weight of a server beside others."""
-    wanted = round(SHARES_PER_CORE * cores(ecu, per_core))
-    return min(max(wanted, SHARES[0]), SHARES[1])
 
 
 def capacity(cpus: int, per_core: float) -> int:

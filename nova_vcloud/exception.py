@@ -60,3 +60,7 @@ class NoSuchRecord(NovaVcloudException):
 
 class NoCpusLeft(NovaVcloudException):
     """The CPUs that a guest would have to itself are not free."""
+
+
+class CalibrationFailed(NovaVcloudException):
+    """The host's speed could not be measured."""

@@ -120,6 +120,7 @@ class DockerDriver(driver.ComputeDriver):
             self._engine, spec.own_labels(CONF.host), conf.stop_event_delay,
             self._containers.follow, self._containers.claim_start,
             self._emit, self._containers.verify)
+        self._speed: float | None = None  # ECU of one core; read at start
         self._watch = watch.Watch(self._limits.keeper.sweep,
                                   CONF.qos.verify_interval)
 
@@ -136,7 +137,7 @@ class DockerDriver(driver.ComputeDriver):
             split_totals=CONF.qos.split_disk_totals)
 
     def _per_core(self) -> float | None:
-        return CONF.ecu.per_core  # TODO calibration
+        return self._speed
 
     # Host
 
@@ -147,6 +148,8 @@ class DockerDriver(driver.ComputeDriver):
         """
         self._host.wait_ready(CONF.docker.start_timeout)
         self._host.check_limits(self._limits.keeper.enforcer)
+        self._speed = docker_host.speed(CONF.ecu.per_core,
+                                        CONF.ecu.calibration_file)
         self._events.start()
         self._watch.start()
 

@@ -14,6 +14,7 @@ from oslo_log import log
 from oslo_utils import units
 from oslo_utils import versionutils
 
+from nova_vcloud import calibration
 from nova_vcloud import exception
 from nova_vcloud.engine import Engine
 from nova_vcloud.qos import devices
@@ -261,6 +262,24 @@ def cpus(shared: str | None, dedicated: str | None,
             'cpu_shared_set and in cpu_dedicated_set')
     return resources.Cpus(found, wanted['cpu_shared_set'],
                           wanted['cpu_dedicated_set'], numa_policy)
+
+
+def speed(by_hand: float | None, calibration_file: str) -> float | None:
+    """Return the ECU of one core of this host, None if nobody knows.
+
+    :param by_hand: ``[ecu] per_core``
+    :raises HostNotReady: what was measured is damaged
+    """
+    try:
+        found = calibration.per_core(by_hand, calibration_file)
+    except exception.StateError as e:
+        raise exception.HostNotReady(str(e)) from e
+    if found is None:
+        LOG.warning('Nobody measured the CPUs of this host (nova-vcloud-'
+                    'manage ecu calibrate): it offers no CUSTOM_ECU')
+    else:
+        LOG.info('A core of this host gives %g ECU', found)
+    return found
 
 
 def _cpu_set(text: str | None, default: frozenset[int]) -> frozenset[int]:

@@ -16,7 +16,8 @@ from oslo_log import log
 from nova_vcloud import exception
 
 #: {noun: the module of its verbs}
-NOUNS = {'qos': 'nova_vcloud.cmd.manage_qos'}
+NOUNS = {'ecu': 'nova_vcloud.cmd.manage_ecu',
+         'qos': 'nova_vcloud.cmd.manage_qos'}
 
 
 def _nouns() -> dict[str, Any]:

@@ -20,6 +20,8 @@ DEVICES = {'io': '8:0', 'net': 'a-port'}
 
 
 class TestFake(Contract):
+    """Limits in memory."""
+
     @pytest.fixture
     def place(self):
         backend = fake.FakeBackend()
@@ -28,6 +30,8 @@ class TestFake(Contract):
 
 
 class TestRuntime(Contract):
+    """Limits that wait in a file for the next start."""
+
     @pytest.fixture
     def place(self, tmp_path):
         backend = runtime.RuntimeBackend(
@@ -69,6 +73,8 @@ def without_self_test(backend, kinds):
 
 
 class TestCgroup1Tree(Contract):
+    """Files laid out as cgroup v1 has them."""
+
     @pytest.fixture
     def place(self, tmp_path):
         tree_v1(tmp_path)
@@ -77,6 +83,8 @@ class TestCgroup1Tree(Contract):
 
 
 class TestCgroup2Tree(Contract):
+    """Files laid out as cgroup v2 has them."""
+
     @pytest.fixture
     def place(self, tmp_path):
         tree_v2(tmp_path)
