@@ -56,4 +56,4 @@ def docker_host(engine: Engine, links_path: str,
     # limit the last is believed.
     enforcer = Enforcer([persistent, first, kernel, net])
     kept = records.Records(state.Documents(state_path))
-    return Assembly(Keeper(enforcer, kept), kernel, first, net)
+    return Assembly(Keeper(enforcer, kept, kernel.events), kernel, first, net)

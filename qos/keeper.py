@@ -8,12 +8,14 @@ each in a process of its own.
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Mapping
 import dataclasses
 import time
 
 from oslo_log import log
 
 from nova_vcloud import exception
+from nova_vcloud.guest import Guest
 from nova_vcloud.qos import limits
 from nova_vcloud.qos import records
 from nova_vcloud.qos.enforcer import Drift
@@ -22,6 +24,13 @@ from nova_vcloud.qos.records import Override
 from nova_vcloud.qos.records import Record
 
 LOG = log.getLogger(__name__)
+
+#: What the log says of each event.
+EVENTS = {
+    'oom_kill': 'Server %(uuid)s has reached memory.max: %(n)d processes '
+                'were killed since the last look',
+    'fork_refused': 'Server %(uuid)s has reached pids.max: %(n)d processes '
+                    'were refused since the last look'}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,19 +41,24 @@ class Status:
     desired: limits.Limits
     effective: limits.Limits
     drift: list[Drift]
+    events: Mapping[str, int]
 
 
 class Keeper:
     """The limits of this host's guests.
 
+    :param events: tells how often a guest met its limits, since it started
     :param clock: gives Unix time
     """
 
     def __init__(self, enforcer: Enforcer, kept: records.Records,
+                 events: Callable[[Guest], Mapping[str, int]],
                  clock: Callable[[], float] = time.time) -> None:
         self._enforcer = enforcer
         self._records = kept
+        self._events = events
         self._clock = clock
+        self._seen: dict[tuple[str, str], int] = {}
 
     @property
     def enforcer(self) -> Enforcer:
@@ -154,21 +168,36 @@ class Keeper:
         desired = record.desired(self._clock())
         return Status(record, desired,
                       self._enforcer.effective(record.guest, desired),
-                      self._enforcer.drift(record.guest, desired))
+                      self._enforcer.drift(record.guest, desired),
+                      self._events(record.guest))
 
     def sweep(self) -> None:
         """Look at every guest once: repair drift, end what has expired."""
         for uuid in self._records.uuids():
             try:
                 self.repair(uuid)
+                self._tell_events(self.record(uuid).guest)
             except exception.NoSuchRecord:
                 continue  # deleted meanwhile
             except exception.NovaVcloudException as e:
                 LOG.error('Limits of server %s are not kept: %s', uuid, e)
 
+    def _tell_events(self, guest: Guest) -> None:
+        """Log how often a guest met its limits since the last look."""
+        for event, count in self._events(guest).items():
+            key = guest.uuid, event
+            seen = self._seen.get(key, 0)
+            self._seen[key] = count
+            # A restart of the guest begins to count anew.
+            more = count - seen if count >= seen else count
+            if more:
+                LOG.warning(EVENTS[event], {'uuid': guest.uuid, 'n': more})
+
     def forget(self, uuid: str) -> None:
         """Forget a server; an unknown one is fine."""
         self._records.delete(uuid)
+        for event in EVENTS:
+            self._seen.pop((uuid, event), None)
 
     def _enforce(self, record: Record) -> list[Drift]:
         return self._enforcer.enforce(record.guest,

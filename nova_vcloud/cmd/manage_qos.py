@@ -113,7 +113,8 @@ def _doc(status: Status) -> dict[str, Any]:
             'flavor': status.record.base.to_doc(),
             'override': override, 'desired': status.desired.to_doc(),
             'effective': status.effective.to_doc(),
-            'drift': [str(drift) for drift in status.drift]}
+            'drift': [str(drift) for drift in status.drift],
+            'events': dict(status.events)}
 
 
 def _table(status: Status) -> Iterable[str]:
@@ -136,6 +137,9 @@ def _table(status: Status) -> Iterable[str]:
             if key in status.effective else '(stopped)',
             'DRIFT' if key in drifted
             else limits.FIELDS[key.kind].unit.replace('set', '')).rstrip()
+    for event, count in status.events.items():
+        if count:
+            yield f'{event} {count} times since it started'
     for drift in status.drift:
         yield f'drift: {drift}'
 

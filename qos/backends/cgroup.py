@@ -45,6 +45,14 @@ class CgroupBackend(base.Backend):
             threads
         """
 
+    @abc.abstractmethod
+    def events(self, guest: Guest) -> Mapping[str, int]:
+        """Return how often a guest met its limits; {} when it is stopped.
+
+        :returns: ``oom_kill``: processes killed for want of memory;
+            ``fork_refused``: processes that could not be made
+        """
+
 
 def supported(found: Mapping[str, str],
               remarks: Mapping[str, str]) -> base.Support:
@@ -106,3 +114,13 @@ def use(current: str, stat: str, prefix: str, pids: str) -> dict[str, int]:
     files = sum(int(rows[f'{prefix}{age}_file'])
                 for age in ('inactive', 'active'))
     return {'memory': int(current) - files, 'pids': int(pids)}
+
+
+def counted(oom: str, pids: str) -> dict[str, int]:
+    """Return :meth:`CgroupBackend.events` from the texts of files."""
+    found = {}
+    for name, word, text in (('oom_kill', 'oom_kill', oom),
+                             ('fork_refused', 'max', pids)):
+        rows = dict(row.split() for row in text.splitlines())
+        found[name] = int(rows.get(word, 0))
+    return found

@@ -203,6 +203,16 @@ class Cgroup1(cgroup.CgroupBackend):
         except FileNotFoundError:
             return {}
 
+    def events(self, guest: Guest) -> Mapping[str, int]:
+        """Return how often a guest met its limits."""
+        memory = self._path(guest, 'memory.max').parent
+        pids = self._path(guest, 'pids.max').parent
+        try:
+            return cgroup.counted((memory / 'memory.oom_control').read_text(),
+                                  (pids / 'pids.events').read_text())
+        except FileNotFoundError:
+            return {}
+
 
 def _number(value: limits.Value) -> str:
     return '-1' if value is limits.UNLIMITED else str(value)

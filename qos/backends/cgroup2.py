@@ -173,6 +173,15 @@ class Cgroup2(cgroup.CgroupBackend):
         except FileNotFoundError:
             return {}
 
+    def events(self, guest: Guest) -> Mapping[str, int]:
+        """Return how often a guest met its limits."""
+        folder = self._folder(guest)
+        try:
+            return cgroup.counted((folder / 'memory.events').read_text(),
+                                  (folder / 'pids.events').read_text())
+        except FileNotFoundError:
+            return {}
+
 
 def _parse(key: limits.Key, text: str) -> limits.Value:
     """Return one limit from the text of its file."""

@@ -26,12 +26,13 @@ class Host:
 
     def __init__(self, directory):
         self.now = 1000.0
+        self.events = {}
         self.backend = fake.FakeBackend()
         self.backend.running = {GUEST.name}
         self.records = records.Records(state.Documents(str(directory)))
         self.keeper = keepers.Keeper(
             enforcer.Enforcer([self.backend]), self.records,
-            lambda: self.now)
+            lambda guest: self.events, lambda: self.now)
 
     @property
     def quota(self):
@@ -160,3 +161,22 @@ def test_forgetting_leaves_nothing(host, tmp_path):
     host.keeper.forget('a-server')
     host.keeper.forget('a-server')
     assert list(tmp_path.iterdir()) == []
+
+
+def test_meeting_a_limit_is_logged_once(host, caplog):
+    host.events = {'oom_kill': 2, 'fork_refused': 0}
+    host.keeper.sweep()
+    host.keeper.sweep()
+    said, = (r.getMessage() for r in caplog.records)
+    assert said == ('Server a-server has reached memory.max: 2 processes '
+                    'were killed since the last look')
+    caplog.clear()
+    host.events = {'oom_kill': 3, 'fork_refused': 7}
+    host.keeper.sweep()
+    assert len(caplog.records) == 2
+    caplog.clear()
+    host.events = {'oom_kill': 1}  # it was restarted in between
+    host.keeper.sweep()
+    host.keeper.sweep()
+    assert len(caplog.records) == 1
+    assert host.keeper.status('a-server').events == {'oom_kill': 1}

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a server that runs wild takes from its neighbour.
+
+Two servers of 2 ECU each, 40 % of a core, share one CPU; the engine and its
+helpers have the others, as on a host that is set up as doc/source/admin says.
+The neighbour counts, or writes and syncs small files; its work per second is
+compared with and without the other one running wild, in turns. The servers
+together have the kernel's largest weight, so that what else runs on the
+machine does not count.
+"""
+
+from collections.abc import Iterator
+import contextlib
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / 'benchmarks'), str(ROOT / 'tests/fixtures')]
+
+import _report  # noqa: E402 - found by the line above
+import computehost  # noqa: E402
+import dockerd as dockerd_fixture  # noqa: E402
+import lan as lan_fixture  # noqa: E402
+
+from nova_vcloud import privsep  # noqa: E402
+
+PER_CORE = 5.0
+SERVERS = max(os.sched_getaffinity(0))  # their CPU
+SECONDS = float(os.environ.get('BENCH_SECONDS', '5'))
+TURNS = int(os.environ.get('BENCH_ROUNDS', '4'))
+GOAL = '<= 5'
+FLAVOR = {'resources__CUSTOM_ECU': '2', 'vcloud__pids': '128',
+          'quota__disk_read_bytes_sec': '20000000',
+          'quota__disk_write_bytes_sec': '20000000',
+          'quota__disk_read_iops_sec': '400',
+          'quota__disk_write_iops_sec': '400'}
+#: Each writes how far it is into /dev/shm/n.
+COUNT = ('i=0; while :; do i=$((i+1)); '
+         '[ $((i % 2000)) = 0 ] && echo $i >/dev/shm/n; done')
+SYNC = ('i=0; while :; do i=$((i+1)); dd if=/dev/zero of=/f bs=4k count=1 '
+        'conv=fsync 2>/dev/null; echo $i >/dev/shm/n; done')
+WILD = {
+    'fork bomb': 'b() { b | b & }; b; sleep 1000',
+    'memory hog': 'while :; do tail /dev/zero; done',
+    'log flood': 'yes abcdefghijklmnopqrstuvwxyz >/dev/console',
+    'disk flood, direct': 'while :; do dd if=/dev/zero of=/f bs=1M count=200 '
+                          'oflag=direct; done',
+    'disk flood, cached': 'while :; do dd if=/dev/zero of=/f bs=1M '
+                          'count=200; done',
+}
+
+
+class Bench:
+    """The neighbour, and the other one while it runs."""
+
+    def __init__(self, host: computehost.ComputeHost) -> None:
+        self._host = host
+        self._neighbour = self._boot()
+
+    def _boot(self) -> Any:
+        instance = self._host.instance(memory_mb=128, **FLAVOR)
+        cgroup = self._host.spawn(instance, self._host.ports(0))
+        parent = pathlib.Path('/sys/fs/cgroup/cpu', cgroup.strip('/')).parent
+        (parent / 'cpu.shares').write_text('262144')
+        return instance
+
+    def _start(self, instance: Any, script: str) -> None:
+        self._host.dockerd.docker(
+            'exec', '-d', f'nova-{instance.uuid}', 'sh', '-c', script)
+
+    @contextlib.contextmanager
+    def working(self, script: str) -> Iterator[None]:
+        """Have the neighbour work."""
+        self._start(self._neighbour, script)
+        yield
+        self._host.containers.reboot(
+            self._neighbour, self._host.ports(0), timeout=0)
+
+    @contextlib.contextmanager
+    def wild(self, script: str) -> Iterator[dict[str, int]]:
+        """Have a wild server; its events are there at the end."""
+        other, events = self._boot(), dict[str, int]()
+        self._start(other, script)
+        time.sleep(1)
+        yield events
+        events.update(self._host.keeper.status(other.uuid).events)
+        self._host.containers.destroy(other.uuid)
+
+    def rate(self) -> float:
+        """Return the neighbour's work per second."""
+        pid = self._host.container(self._neighbour)['State']['Pid']
+        path = pathlib.Path(f'/proc/{pid}/root/dev/shm/n')
+        counts, times = [], []
+        for pause in (SECONDS, 0):
+            before = path.read_text()
+            while (now := path.read_text()) in (before, ''):
+                time.sleep(0.001)
+            counts.append(int(now))
+            times.append(time.monotonic())
+            time.sleep(pause)
+        return (counts[1] - counts[0]) / (times[1] - times[0])
+
+    def loss(self, work: str, script: str) -> tuple[float, dict[str, int]]:
+        """Return by how many per cent work gets less, and the events."""
+        quiet, loud, events = [], [], dict[str, int]()
+        with self.working(work):
+            time.sleep(1)
+            for _ in range(TURNS):
+                quiet.append(self.rate())
+                with self.wild(script) as found:
+                    loud.append(self.rate())
+                events = found
+        return (1 - statistics.median(loud) / statistics.median(quiet)
+                ) * 100, events
+
+
+@contextlib.contextmanager
+def kept_apart(engine: dockerd_fixture.Dockerd) -> Iterator[None]:
+    """Keep an engine, with what it starts, from the servers' CPU."""
+    root = pathlib.Path('/sys/fs/cgroup/cpuset')
+    own = root / f'bench{os.getpid()}'
+    own.mkdir()
+    try:
+        rest = os.sched_getaffinity(0) - {SERVERS}
+        (own / 'cpuset.cpus').write_text(','.join(map(str, rest)))
+        (own / 'cpuset.mems').write_text(
+            (root / 'cpuset.mems').read_text())
+        for pidfile in (engine.home / 'pid',
+                        engine.home / 'exec/containerd/containerd.pid'):
+            (own / 'cgroup.procs').write_text(pidfile.read_text())
+        yield
+    finally:
+        for pid in (own / 'cgroup.procs').read_text().split():
+            (root / 'cgroup.procs').write_text(pid)
+        own.rmdir()
+
+
+def main() -> int:
+    """Print the table; 0 when the goals are met."""
+    privsep.in_process()
+    rows = []
+    with contextlib.ExitStack() as stack:
+        engine = stack.enter_context(dockerd_fixture.private())
+        lan = stack.enter_context(lan_fixture.private(str(engine.links)))
+        host = computehost.ComputeHost(engine, lan, pathlib.Path(
+            stack.enter_context(tempfile.TemporaryDirectory())),
+            PER_CORE, str(SERVERS))
+        stack.enter_context(kept_apart(engine))
+        bench = Bench(host)
+        for name, script in WILD.items():
+            lost, events = bench.loss(COUNT, script)
+            rows.append(_report.Row(f'{name}: CPU work lost', lost, '%',
+                                    GOAL))
+            rows += [_report.Row(f'{name}: {event}', count, 'times')
+                     for event, count in events.items() if count]
+        for name in ('disk flood, direct', 'disk flood, cached'):
+            lost, _events = bench.loss(SYNC, WILD[name])
+            rows.append(_report.Row(f'{name}: synced writes lost', lost, '%',
+                                    GOAL))
+        start = time.perf_counter()
+        with bench.wild(WILD['fork bomb']):
+            start = time.perf_counter()
+            subprocess.run(['/bin/true'], check=True)
+            host.dockerd.engine.info()
+            rows.append(_report.Row(
+                'a process and a word with the engine beside a fork bomb',
+                (time.perf_counter() - start) * 1000, 'ms'))
+    return 0 if _report.publish('neighbours', rows) else 1
+
+
+if __name__ == '__main__':
+    sys.exit(main())
