@@ -14,12 +14,13 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 #: {file below tests/: which of its tests, () for all}
 INSIDE = {
-    'vm/inside/test_cgroup2_host.py': (),
+    'vm/inside/test_cgroup2.py': (),
     'vm/inside/test_start.py': (),
-    # What differs there: the engine's cgroups, OOM kills, its restart.
+    'vm/inside/test_reload.py': (),
+    'functional/qos/test_backends.py': ('TestCgroupHere', 'TestTc'),
+    # What differs there: OOM kills, and containers that outlive the engine.
     'functional/vif/test_containers.py': (
-        'test_docker_restart', 'test_out_of_memory',
-        'test_dockerd_killed_and_restarted'),
+        'test_out_of_memory', 'test_dockerd_killed_and_restarted'),
 }
 TIMEOUT = 1200  # seconds for all of them, emulated
 TEST_TIMEOUT = 180  # seconds for one
@@ -29,7 +30,7 @@ PYTEST = (
     sys.executable, '-m', 'pytest', '-c', f'{ROOT}/pyproject.toml',
     f'--rootdir={ROOT}', '-p', 'no:cacheprovider', '-p', 'pytest_timeout',
     f'--timeout={TEST_TIMEOUT}', '--tb=short', '--durations=10',
-    f'--junit-xml={REPORT}', '-o', 'junit_family=xunit1')
+    f'--junit-xml={REPORT}')
 ENVIRONMENT = {
     'PATH': f'{sys.prefix}/bin:{SYSTEM_PATH}', 'LC_ALL': 'C.UTF-8',
     'PYTHONDONTWRITEBYTECODE': '1',
@@ -43,8 +44,11 @@ class Inner:
     """How one test inside ended."""
 
     def __init__(self, case):
-        self.path = case.get('file', '').removeprefix('tests/')
-        self.name = case.get('name')
+        # Of an inherited test, its 'file' would be the base class's.
+        module, _, group = case.get('classname').partition('.Test')
+        self.path = module.removeprefix('tests.').replace('.', '/') + '.py'
+        self.name = f'Test{group}.{case.get("name")}' if group \
+            else case.get('name')
         self.faults = [f'{fault.get("message")}\n{fault.text}'
                        for kind in ('error', 'failure')
                        for fault in case.findall(kind)]
@@ -64,7 +68,9 @@ def inner(machine, request):
     # Anything else is no end of tests: an interrupt, a wrong name.
     assert done.status in {0, 1}, done.output + done.errors
     report = machine.run(['cat', REPORT], 60).output
-    return [Inner(case) for case in ET.fromstring(report).iter('testcase')]
+    found = [Inner(case) for case in ET.fromstring(report).iter('testcase')]
+    assert {case.path for case in found} == set(paths)
+    return found
 
 
 @pytest.mark.timeout(TIMEOUT + 600)
