@@ -125,6 +125,33 @@ def test_update_by_hand_is_repaired(host, server):
     assert host.keeper.repair(instance.uuid) == []
 
 
+def test_an_update_by_hand_leaves_disk_limits_alone(host, server):
+    """An engine that knew of them would apply its own again."""
+    instance, _ports = server
+    before = seen(host, *server)
+    host.dockerd.docker('update', '--cpu-shares', '300',
+                        f'nova-{instance.uuid}')
+    now = seen(host, *server)
+    for kind in kernel.THROTTLE:
+        assert now[kind] == before[kind]
+
+
+def test_a_fork_bomb_is_held_and_counted(host, server):
+    instance, _ports = server
+    host.inside(instance, 'for n in $(seq 100); do sleep 5 & done')
+    events = host.keeper.status(instance.uuid).events
+    assert events['fork_refused'] > 0
+    assert host.parts.cgroup.use(
+        host.keeper.record(instance.uuid).guest)['pids'] <= 64
+
+
+def test_a_memory_hog_is_killed_and_counted(host, server):
+    instance, _ports = server
+    host.inside(instance, 'tail /dev/zero')
+    assert host.keeper.status(instance.uuid).events['oom_kill'] == 1
+    assert host.container(instance)['State']['Running']
+
+
 def test_lost_namespace_and_lost_file_are_mended_by_a_start(host, server):
     instance, ports = server
     host.containers.stop(instance.uuid, 0)
