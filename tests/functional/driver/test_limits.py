@@ -212,6 +212,33 @@ def test_servers_that_are_bound_get_different_cpus(host):
     assert len(cpus) == os.cpu_count()
 
 
+def test_dedicated_cpus_are_one_servers_until_it_goes(dockerd, lan,
+                                                      tmp_path):
+    last = str(os.cpu_count() - 1)
+    host = computehost.ComputeHost(dockerd, lan, tmp_path, cpu_shared_set='0',
+                                   cpu_dedicated_set=last)
+    mine, other = (host.instance(hw__cpu_policy='dedicated')
+                   for _ in range(2))
+    ports = host.ports()
+    try:
+        assert kernel.cgroup(host.spawn(mine, ports))['cpus'] == last
+        with pytest.raises(exception.NoCpusLeft, match='0 are free'):
+            host.spawn(other, host.ports())
+        # Another process, after a restart, knows of it.
+        again = computehost.ComputeHost(
+            dockerd, lan, tmp_path, cpu_shared_set='0',
+            cpu_dedicated_set=last)
+        with pytest.raises(exception.NoCpusLeft):
+            again.spawn(other, again.ports())
+        again.containers.reboot(mine, ports, timeout=0)
+        assert kernel.cgroup(host.cgroup(mine))['cpus'] == last
+        host.containers.destroy(mine.uuid)
+        assert kernel.cgroup(host.spawn(other, host.ports()))['cpus'] == last
+    finally:
+        for instance in (mine, other):
+            host.containers.destroy(instance.uuid)
+
+
 def test_an_override_is_added_and_ends(host, server):
     instance, _ports = server
     host.keeper.override(instance.uuid, limits.Limits.from_doc(
