@@ -1,194 +1,176 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Benchmark ``ecu-1``: how much work a core of this host does.
+"""How many ECU a core of this host gives: measured, stored, read.
 
-Four pieces of integer and memory work, each made of a function of the
-standard library that is written in C and whose algorithm is fixed:
-
-``deflate``
-    zlib, level 6, over 256 KiB of text made by a fixed generator, six times:
-    matching, branches, the first two caches;
-``blake2b``
-    a hash that no CPU has an instruction for, of 24 MiB: additions,
-    rotations;
-``sort``
-    Python's merge sort of 40 000 floats, six times: comparisons, branches;
-``gather``
-    a quarter of a million references, read in a fixed random order from a
-    list of four times as many: memory beyond the second cache.
-
-A piece's rate is counted in CPU time of its thread, so what else runs on the
-host takes little from it. The score is the geometric mean of the four rates,
-each as a multiple of the reference core's, times its 4 ECU. All cores are
-measured at once, for that is how they are sold.
+All CPUs run benchmark ``ecu-1`` (:mod:`nova_vcloud.benchmark`) at once, for
+that is how they are sold: threads of a core then share it, and clocks are
+those of a busy host.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
+from collections.abc import Sequence
 import contextlib
 import dataclasses
 import datetime as dt
-import hashlib
 import json
-import operator
+import math
 import os
 import pathlib
 import platform
-import random
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from typing import Any
-import zlib
 
+from nova_vcloud import benchmark
 from nova_vcloud import ecu
 from nova_vcloud import exception
-from nova_vcloud import state
 
-VERSION = 'ecu-1'
-#: {piece: seconds of CPU time on the reference core}: an AMD EPYC of the third
-#: generation (family 25, model 1) at 2.45 GHz, one of two virtual CPUs, both
-#: busy; CPython 3.11.7, zlib 1.2.13; lower quartile of 71 rounds.
-REFERENCE = {'deflate': 0.0338, 'blake2b': 0.0310, 'sort': 0.0306,
-             'gather': 0.0540}
-SEED = 2026
-WARM_UP = 2  # rounds
+VERSION = benchmark.NAME
+WARM_UP = 1  # rounds
+ROUNDS = 8
+#: Until all workers have read their start; then they begin together.
+_HEAD_START = 0.2
+
+#: {part: times a second of each round}, of one CPU
+Rates = Mapping[str, Sequence[float]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
     """What a host's cores are worth.
 
-    :ivar per_core: ECU, the mean of all cores
+    :ivar per_core: ECU, the mean of all CPUs
     :ivar cpus: {CPU: ECU}
-    :ivar rounds_spread: middle half of the rounds, relative to their median,
-        of the CPU where it is widest
+    :ivar parts: {part of the benchmark: ECU that it alone would give}
+    :ivar rounds_spread: middle half of the rounds, relative to their median:
+        how quiet the machine was, which is not the error of ``per_core``
     :ivar cpus_spread: from the slowest CPU to the fastest, relative to
         ``per_core``
     """
 
     per_core: float
     cpus: dict[int, float]
+    parts: dict[str, float]
     rounds_spread: float
     cpus_spread: float
     measured: str
     model: str
     python: str
-    zlib: str
     version: str = VERSION
-
-
-# One core
-
-
-def pieces() -> dict[str, Callable[[], object]]:
-    """Return the four pieces of work, their data made."""
-    source = random.Random(SEED)  # noqa: S311 - the same on every host
-    words = [source.randbytes(source.randint(2, 9)).hex()
-             for _ in range(2000)]
-    text = ' '.join(source.choices(words, k=40_000)).encode()[:1 << 18]
-    data = source.randbytes(1 << 20)
-    floats = [source.random() for _ in range(40_000)]
-    order = list(range(1_000_000))
-    source.shuffle(order)
-    gather = operator.itemgetter(*order[:250_000])
-    return {
-        'deflate': lambda: [zlib.compress(text, 6) for _ in range(6)],
-        'blake2b': lambda: [hashlib.blake2b(data) for _ in range(24)],
-        'sort': lambda: [sorted(floats) for _ in range(6)],
-        'gather': lambda: gather(order)}
-
-
-def rounds(seconds: float) -> Iterator[dict[str, float]]:
-    """Yield CPU seconds of each piece, again and again.
-
-    :param seconds: to go on, after the data was made
-    """
-    work = pieces()
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        found = {}
-        for name, piece in work.items():
-            start = time.thread_time()
-            piece()
-            found[name] = time.thread_time() - start
-        yield found
-
-
-def score(found: Mapping[str, float]) -> float:
-    """Return the ECU that times of the pieces stand for."""
-    return ecu.REFERENCE_CORE * statistics.geometric_mean(
-        REFERENCE[name] / seconds for name, seconds in found.items())
-
-
-# All cores
 
 
 def measure(cpus: Iterable[int], seconds: float) -> Result:
     """Measure some CPUs, all at once.
 
-    :raises CalibrationFailed: one of the processes did not end well
+    :param seconds: of wall time, without the start of the workers
+    :raises CalibrationFailed: one of the workers did not end well
     """
     with contextlib.ExitStack() as stack:
         workers = {cpu: stack.enter_context(_worker(cpu, seconds))
                    for cpu in sorted(cpus)}
-        scores = {cpu: [score(found) for found in _answer(cpu, worker)]
-                  for cpu, worker in workers.items()}
-    return summary(scores)
+        for cpu, worker in workers.items():
+            _await_ready(cpu, worker)
+        start = time.monotonic() + _HEAD_START
+        for worker in workers.values():
+            _send(worker, start)
+        return summary({cpu: _answer(cpu, worker, seconds)
+                        for cpu, worker in workers.items()})
 
 
-def summary(scores: Mapping[int, list[float]]) -> Result:
-    """Return the result of scores of rounds, by CPU.
+def summary(rates: Mapping[int, Rates]) -> Result:
+    """Return the result of what each CPU did.
 
-    Of a CPU's rounds the upper quartile counts: what slows a round down is
-    never the CPU itself.
+    Of the rounds of a part the best counts: others on the host can slow one
+    down, and nothing speeds one up.
     """
-    best, spreads = {}, []
-    for cpu, found in scores.items():
-        low, middle, high = statistics.quantiles(found[WARM_UP:], n=4)
-        best[cpu] = round(high, 4)
-        spreads.append((high - low) / middle)
-    per_core = statistics.fmean(best.values())
+    used = {cpu: {part: found[WARM_UP:] for part, found in parts.items()}
+            for cpu, parts in rates.items()}
+    best = {cpu: {part: _ecu(part, max(found))
+                  for part, found in parts.items()}
+            for cpu, parts in used.items()}
+    cpus = {cpu: statistics.geometric_mean(parts.values())
+            for cpu, parts in best.items()}
+    rounds = [statistics.fmean(
+        statistics.geometric_mean(_ecu(part, found[number])
+                                  for part, found in parts.items())
+        for parts in used.values()) for number in range(_rounds(used))]
+    per_core = statistics.fmean(cpus.values())
+    low, middle, high = statistics.quantiles(rounds, n=4)
     return Result(
-        per_core=round(per_core, 3), cpus=best,
-        rounds_spread=round(max(spreads), 4),
-        cpus_spread=round((max(best.values()) - min(best.values()))
+        per_core=round(per_core, 3),
+        cpus={cpu: round(found, 3) for cpu, found in cpus.items()},
+        parts={part: round(statistics.fmean(
+            best[cpu][part] for cpu in best), 3)
+            for part in benchmark.REFERENCE},
+        rounds_spread=round((high - low) / middle, 4),
+        cpus_spread=round((max(cpus.values()) - min(cpus.values()))
                           / per_core, 4),
         measured=dt.datetime.now(dt.UTC).isoformat(timespec='seconds'),
-        model=_model(), python=platform.python_version(),
-        zlib=zlib.ZLIB_RUNTIME_VERSION)
+        model=cpu_model(), python=_python())
+
+
+def _ecu(part: str, rate: float) -> float:
+    return ecu.REFERENCE_CORE * rate / benchmark.REFERENCE[part]
+
+
+def _rounds(rates: Mapping[int, Rates]) -> int:
+    return min(len(found) for parts in rates.values()
+               for found in parts.values())
+
+
+# Workers
 
 
 @contextlib.contextmanager
 def _worker(cpu: int, seconds: float) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, '-m', __name__, str(cpu), str(seconds)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE,
-                          text=True) as process:
+    rounds = WARM_UP + ROUNDS
+    turn = seconds / rounds / len(benchmark.REFERENCE)
+    command = [sys.executable, '-m', benchmark.__name__,
+               str(cpu), str(rounds), str(turn)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE, text=True) as process:
         try:
             yield process
         finally:
             process.kill()
 
 
-def _answer(cpu: int,
-            worker: subprocess.Popen[str]) -> list[dict[str, float]]:
-    out, _err = worker.communicate()
+def _await_ready(cpu: int, worker: subprocess.Popen[str]) -> None:
+    # Popen's own types say that there may be no pipe.
+    if worker.stdout is None or worker.stdout.readline() != 'ready\n':
+        raise exception.CalibrationFailed(
+            f'CPU {cpu} cannot be measured: its process ended with '
+            f'{worker.wait()}')
+
+
+def _send(worker: subprocess.Popen[str], start: float) -> None:
+    if worker.stdin is not None:
+        print(start, file=worker.stdin, flush=True)
+
+
+def _answer(cpu: int, worker: subprocess.Popen[str],
+            seconds: float) -> Rates:
+    try:
+        # A turn ends late on a CPU that is given to others for long.
+        out, _err = worker.communicate(timeout=10 * seconds + 60)
+    except subprocess.TimeoutExpired:
+        raise exception.CalibrationFailed(
+            f'measuring CPU {cpu} did not come to an end') from None
     if worker.returncode:
         raise exception.CalibrationFailed(
             f'measuring CPU {cpu} ended with {worker.returncode}')
-    found: list[dict[str, float]] = json.loads(out)
-    if len(found) < WARM_UP + 4:
-        raise exception.CalibrationFailed(
-            f'CPU {cpu} did only {len(found)} rounds; give it more time')
+    found: dict[str, list[float]] = json.loads(out)
     return found
 
 
-def _model() -> str:
-    """Return what the CPU calls itself."""
+def cpu_model() -> str:
+    """Return what the CPUs of this host call themselves."""
     with contextlib.suppress(OSError):
         for line in pathlib.Path('/proc/cpuinfo').read_text().splitlines():
             name, _, value = line.partition(':')
@@ -197,20 +179,33 @@ def _model() -> str:
     return platform.machine()
 
 
-def work(cpu: int, seconds: float) -> None:
-    """Measure the one CPU that this process binds itself to."""
-    os.sched_setaffinity(0, {cpu})
-    json.dump(list(rounds(seconds)), sys.stdout)
+def _python() -> str:
+    return (f'{platform.python_implementation()} '
+            f'{platform.python_version()}, {platform.python_compiler()}, '
+            f'{" ".join(platform.libc_ver())}')
 
 
 # The result on disk
 
 
 def store(path: str, result: Result) -> None:
-    """Write a result; after a crash it is the old one or the new."""
-    file = pathlib.Path(path)
-    state.Documents(str(file.parent)).save(
-        file.name.removesuffix('.json'), dataclasses.asdict(result))
+    """Write a result; after a crash it is the old one or the new.
+
+    Everybody may read it: nova-compute need not run as root.
+    """
+    directory, name = os.path.split(os.path.abspath(path))
+    os.makedirs(directory, exist_ok=True)
+    with tempfile.NamedTemporaryFile(
+            'w', dir=directory, prefix=f'.{name}.', delete=False) as file:
+        try:
+            json.dump(dataclasses.asdict(result), file, indent=1)
+            file.flush()
+            os.fchmod(file.fileno(), 0o644)
+            os.fsync(file.fileno())
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
 
 
 def load(path: str) -> Result | None:
@@ -218,22 +213,32 @@ def load(path: str) -> Result | None:
 
     :raises StateError: it is damaged, or of another benchmark
     """
-    file = pathlib.Path(path)
-    found = state.Documents(str(file.parent)).load(
-        file.name.removesuffix('.json'))
-    return None if found is None else _checked(path, found)
-
-
-def _checked(path: str, found: dict[str, Any]) -> Result:
     try:
-        result = Result(**found)
-        usable = result.version == VERSION and result.per_core > 0
-    except TypeError:
-        usable = False
-    if not usable:
+        text = pathlib.Path(path).read_text()
+    except FileNotFoundError:
+        return None
+    try:
+        return _checked(json.loads(text))
+    except (AttributeError, TypeError, ValueError) as e:
         raise exception.StateError(
-            f'{path} is not a result of {VERSION}; run nova-vcloud-manage '
-            'ecu calibrate')
+            f'{path} is not a result of {VERSION} ({e}); run '
+            'nova-vcloud-manage ecu calibrate') from e
+
+
+def _checked(found: dict[str, Any]) -> Result:
+    """Return the result of which ``store`` made ``found``.
+
+    :raises TypeError: parts are missing, or of another kind
+    :raises ValueError: of another benchmark, or no speed
+    """
+    if found.get('version') != VERSION:
+        raise ValueError(f'its benchmark is {found.get("version")}')
+    cpus = {int(cpu): float(value)
+            for cpu, value in found.get('cpus', {}).items()}
+    result = Result(**{**found, 'cpus': cpus})
+    speed = result.per_core
+    if type(speed) not in (int, float) or not 0 < speed < math.inf:
+        raise ValueError(f'{speed} ECU a core')
     return result
 
 
@@ -248,7 +253,3 @@ def per_core(by_hand: float | None, path: str) -> float | None:
         return by_hand
     found = load(path)
     return None if found is None else found.per_core
-
-
-if __name__ == '__main__':
-    work(int(sys.argv[1]), float(sys.argv[2]))
