@@ -8,7 +8,8 @@ import signal
 # started without it never looks at the file system.
 CRASH_FILE = os.environ.get('NOVA_VCLOUD_CRASH_FILE')
 
-SPAWN = ('image', 'namespace', 'create', 'join', 'inject', 'start', 'end')
+SPAWN = ('image', 'namespace', 'create', 'join', 'limits', 'inject', 'start',
+         'end')
 
 
 def reached(step: str) -> None:

@@ -11,7 +11,8 @@ from desk import until
 from openstack import exceptions
 import pytest
 
-STEPS = ('image', 'namespace', 'create', 'join', 'inject', 'start', 'end')
+STEPS = ('image', 'namespace', 'create', 'join', 'limits', 'inject', 'start',
+         'end')
 
 
 def ready_again(desk: Desk, host, pid) -> None:
