@@ -17,7 +17,7 @@ HEADERS = 18  # bytes of Ethernet before a packet, with a VLAN tag
 #: Length of the largest packet there is: 64 KiB of TCP as the kernel hands
 #: them on unsegmented, with the headers its segments will have.
 LARGEST = 72 * 1024
-BURST = 0.010  # seconds of the average rate
+BURST = 0.025  # seconds of the average rate: how late a busy host may be
 QUEUE = 0.025  # seconds of the average rate: the longest a frame waits
 QUEUE_FRAMES = 8  # at least, for TCP to get along
 #: Seconds of the average rate which one packet may take; larger ones are

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+import contextlib
 import dataclasses
 import json
 import random
 import statistics
 import subprocess
+import sys
 import time
 
 import lan as lan_fixture
@@ -528,3 +530,103 @@ def test_time_of_five_limits(box):
     print(f'read, apply, read back: {statistics.median(times):.2f} ms median, '
           f'{max(times):.2f} ms at most')
     assert box.read(nic)['in_average'] == 49 * MBIT
+
+
+def received(box: Server, nic: Nic, way: str) -> int:
+    """Bytes of frames that a direction let through, at its far end."""
+    place = box.lan.prefix + box.uuid if way == 'in' else box.lan.name
+    dev = nic.name if way == 'in' else lan_fixture.BRIDGE
+    found = json.loads(lan_fixture.ip('-j', '-s', 'link', 'show', dev,
+                                      netns=place))[0]
+    # A bridge's own counter leaves out the Ethernet header.
+    stats = found['stats64']['rx']
+    return stats['bytes'] + (0 if way == 'in' else 14 * stats['packets'])
+
+
+@contextlib.contextmanager
+def flood(box: Server, nic: Nic, way: str) -> Iterator[None]:
+    """Send UDP in a direction, all the time, more than fits."""
+    netns, target = ((box.lan.name, nic.addresses[0].partition('/')[0])
+                     if way == 'in' else
+                     (box.lan.prefix + box.uuid, lan_fixture.GATEWAY))
+    script = ('import socket\n'
+              's = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n'
+              f's.connect(({target!r}, 9))\n'
+              'while True:\n'
+              '    try: s.send(bytes(1400))\n'
+              '    except OSError: pass\n')
+    sender = subprocess.Popen(['ip', 'netns', 'exec', netns, sys.executable,
+                               '-c', script])
+    try:
+        yield
+    finally:
+        sender.kill()
+        sender.wait()
+
+
+def rate(box: Server, nic: Nic, way: str, seconds: float) -> float:
+    start, before = time.monotonic(), received(box, nic, way)
+    time.sleep(seconds)
+    return (received(box, nic, way) - before) / (time.monotonic() - start)
+
+
+@pytest.mark.parametrize('way', tc.WAYS)
+def test_speed_is_what_was_set(box, way):
+    nic = box.plug()
+    box.set(nic, **{f'{way}_average': 100 * MBIT})
+    with flood(box, nic, way):
+        time.sleep(0.5)
+        found = rate(box, nic, way, 2)
+        assert found == pytest.approx(100 * MBIT, rel=0.02)
+        # Nothing that waits is in the way of a change.
+        box.set(nic, **{f'{way}_average': 20 * MBIT})
+        time.sleep(0.5)
+        found = rate(box, nic, way, 2)
+    assert found == pytest.approx(20 * MBIT, rel=0.02)
+
+
+def test_change_in_place_keeps_what_waits(box):
+    nic = box.plug()
+    box.set(nic, in_average=2 * MBIT)
+    with flood(box, nic, 'in'):
+        lan_fixture.wait_until(lambda: box.root(nic)['backlog'] > 10_000)
+        before = box.root(nic)
+        box.set(nic, in_average=3 * MBIT)
+        after = box.root(nic)
+    assert before['bytes'] > 50_000
+    assert after['bytes'] >= before['bytes']  # else it were a new one
+    assert after['backlog'] > 0
+
+
+def test_packet_larger_than_the_new_bucket_blocks_nobody(box):
+    """Without a new qdisc, tbf_dequeue would wait for it for ever."""
+    nic = box.plug()
+    box.set(nic, out_average=4 * MBIT, out_burst=500_000,
+            out_peak=1000 * MBIT)
+    receive = ('import socket\n'
+               "s = socket.create_server(('', 5001))\n"
+               "print('ready', flush=True)\n"
+               'c, _ = s.accept()\n'
+               'while c.recv(1 << 20): pass\n')
+    send = ('import socket\n'
+            's = socket.create_connection('
+            f'({lan_fixture.GATEWAY!r}, 5001))\n'
+            'while True: s.sendall(bytes(1 << 20))\n')
+    sink = subprocess.Popen(
+        ['ip', 'netns', 'exec', box.lan.name, sys.executable, '-c', receive],
+        stdout=subprocess.PIPE, text=True)
+    assert sink.stdout
+    assert sink.stdout.readline() == 'ready\n'
+    sender = subprocess.Popen(
+        ['ip', 'netns', 'exec', box.lan.prefix + box.uuid, sys.executable,
+         '-c', send])
+    try:
+        time.sleep(1)
+        box.set(nic, out_burst=2000, out_peak=5 * MBIT)
+        time.sleep(0.5)
+        assert rate(box, nic, 'out', 1.5) > 1 * MBIT
+    finally:
+        for process in (sender, sink):
+            process.kill()
+            process.wait()
+        sink.stdout.close()
