@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which CPUs guests get, on machines of any make."""
 
-import dataclasses
+import itertools
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +12,7 @@ from nova_vcloud.qos import cpuset
 from nova_vcloud.qos import topology
 
 
-def machine(nodes=2, cores=4, threads=2, offline=frozenset()):
+def machine(nodes=2, cores=4, threads=2, offline=frozenset(), memory=None):
     """Return a machine numbered as Linux does: siblings come late."""
     total = nodes * cores
     cpus = {}
@@ -20,19 +20,26 @@ def machine(nodes=2, cores=4, threads=2, offline=frozenset()):
         siblings = frozenset(core + total * t for t in range(threads))
         for cpu in siblings - offline:
             cpus[cpu] = topology.Cpu(siblings - offline, core // cores)
-    return topology.Topology(dict(sorted(cpus.items())))
+    return topology.Topology(
+        dict(sorted(cpus.items())),
+        frozenset(range(nodes) if memory is None else memory))
 
 
 @st.composite
 def machines(draw):
-    """Any machine, some CPUs kept from servers or offline."""
+    """Any machine, some CPUs kept from servers or offline.
+
+    Some nodes have no memory, and one may have nothing else.
+    """
     nodes, cores, threads = (draw(st.integers(1, 4)), draw(st.integers(1, 6)),
                              draw(st.sampled_from([1, 2, 4])))
     every = range(nodes * cores * threads)
     offline = frozenset(draw(st.sets(st.sampled_from(every),
                                      max_size=len(every) - 1)))
-    made = machine(nodes, cores, threads, offline)
-    return made, frozenset(draw(st.sets(st.sampled_from(list(made.cpus)))))
+    memory = draw(st.sets(st.integers(0, nodes), min_size=1))
+    made = machine(nodes, cores, threads, offline, memory)
+    # CPUs that are offline may be named in the options all the same.
+    return made, frozenset(draw(st.sets(st.sampled_from(every))))
 
 
 POLICIES = st.sampled_from(['prefer', 'require'])
@@ -42,37 +49,73 @@ def nodes_of(made, cpus):
     return {made.cpus[cpu].node for cpu in cpus}
 
 
+def check_memory(made, found):
+    """Memory of the CPUs' own nodes, if these have any; never of none."""
+    assert found.mems
+    assert found.mems <= made.memory
+    own = nodes_of(made, found.cpus)
+    assert found.mems <= own or not own & made.memory
+
+
 @given(machines(), st.integers(1, 30), POLICIES)
 def test_dedicated_cpus_are_free_ones_of_few_nodes(given_machine, count,
                                                    policy):
-    made, free = given_machine
+    made, named = given_machine
+    free = named & made.cpus.keys()
     sizes = {node: sum(made.cpus[c].node == node for c in free)
              for node in nodes_of(made, free)}
     fits = any(size >= count for size in sizes.values())
     try:
-        found = cpuset.dedicated(made, free, count, policy)
+        found = cpuset.dedicated(made, named, count, policy)
     except exception.NoCpusLeft:
         assert len(free) < count or (policy == 'require' and not fits)
         return
     assert len(found.cpus) == count
     assert found.cpus <= free
-    assert found.mems == nodes_of(made, found.cpus)
-    assert fits == (len(found.mems) == 1)
+    check_memory(made, found)
+    nodes = nodes_of(made, found.cpus)
+    assert fits == (len(nodes) == 1)
     # No smaller number of nodes would have been enough.
-    largest = sorted(sizes.values(), reverse=True)[:len(found.mems) - 1]
+    largest = sorted(sizes.values(), reverse=True)[:len(nodes) - 1]
     assert sum(largest) < count
 
 
+def split(made, cpus):
+    """Return how many cores a guest shares with others, now or later."""
+    return sum(not core <= cpus
+               for core in {made.cpus[cpu].core for cpu in cpus})
+
+
+@st.composite
+def small_machines(draw):
+    """Two threads a core; few enough CPUs to try every choice."""
+    nodes, cores = draw(st.sampled_from([(1, 4), (2, 2), (3, 2), (2, 3)]))
+    made = machine(nodes, cores, 2)
+    free = draw(st.sets(st.sampled_from(list(made.cpus)), min_size=1))
+    return made, frozenset(free)
+
+
+@given(small_machines(), st.integers(1, 6))
+def test_no_choice_on_one_node_splits_fewer_cores(given_machine, count):
+    made, free = given_machine
+    every = [frozenset(some) for some in itertools.combinations(free, count)
+             if len(nodes_of(made, some)) == 1]
+    if not every:
+        return
+    found = cpuset.dedicated(made, free, count, 'require').cpus
+    assert split(made, found) == min(split(made, some) for some in every)
+
+
 @given(machines(), st.integers(1, 30))
-def test_cores_are_split_no_more_than_needed(given_machine, count):
+def test_at_most_one_core_is_left_with_a_free_thread(given_machine, count):
     made, free = given_machine
     try:
         found = cpuset.dedicated(made, free, count, 'require').cpus
     except exception.NoCpusLeft:
         return
-    cores = {made.cpus[cpu].core & free for cpu in found}
-    split = [core for core in cores if core - found]
-    assert len(split) <= 1 or all(len(core & found) == 1 for core in split)
+    here = free & made.cpus.keys()
+    cores = {made.cpus[cpu].core & here for cpu in found}
+    assert sum(not core <= found for core in cores) <= 1
 
 
 @given(machines(), st.lists(st.tuples(st.integers(1, 6), st.booleans()),
@@ -86,10 +129,13 @@ def test_guests_that_come_and_go_never_share(given_machine, story, policy):
             guests.pop(0)
             continue
         try:
-            guests.append(cpuset.dedicated(made, pool - taken, count,
-                                           policy).cpus)
+            new = cpuset.dedicated(made, pool - taken, count, policy).cpus
         except exception.NoCpusLeft:
             continue
+        # Who leaves can come back to the same place.
+        assert cpuset.dedicated(made, pool - taken, count,
+                                policy).cpus == new
+        guests.append(new)
         assert not guests[-1] & taken
     assert sum(map(len, guests)) == len(frozenset().union(*guests))
 
@@ -124,6 +170,29 @@ def test_the_node_that_is_filled_best():
     assert cpuset.dedicated(made, free, 2, 'prefer').cpus == {4, 5}
 
 
+def test_whole_cores_come_before_the_node_that_is_filled_best():
+    made = machine(nodes=2, cores=2, threads=2)  # 0, 4; 1, 5 and 2, 6; 3, 7
+    free = frozenset({0, 1, 2, 6, 3, 7})  # of node 0 two halves
+    assert cpuset.dedicated(made, free, 2, 'prefer').cpus == {2, 6}
+    assert cpuset.dedicated(made, free, 1, 'prefer').cpus == {0}
+
+
+def test_cpus_that_went_offline_are_not_given():
+    made = machine(nodes=1, cores=4, threads=1, offline=frozenset({3}))
+    with pytest.raises(exception.NoCpusLeft, match='and 3 are free'):
+        cpuset.dedicated(made, frozenset(range(4)), 4, 'prefer')
+    assert cpuset.shared(made, frozenset({2, 3}), 9, {}, bind=False,
+                         node_policy='prefer').cpus == {2}
+
+
+def test_a_node_without_memory_borrows():
+    made = machine(nodes=2, cores=2, threads=1, memory={0, 5})
+    there = cpuset.dedicated(made, frozenset({2, 3}), 2, 'require')
+    assert there == cpuset.Placement(frozenset({2, 3}), frozenset({0, 5}))
+    here = cpuset.dedicated(made, frozenset({0, 1}), 2, 'require')
+    assert here.mems == {0}
+
+
 def test_one_node_or_nothing():
     made = machine(nodes=2, cores=2, threads=1)
     free = frozenset({0, 2})
@@ -148,9 +217,10 @@ def test_reserved_cpus_are_nobodys():
        st.dictionaries(st.integers(0, 95), st.floats(0, 10)))
 def test_bound_cpus_are_the_least_loaded_of_a_node(given_machine, count,
                                                    policy, load):
-    made, pool = given_machine
+    made, named = given_machine
+    pool = named & made.cpus.keys()
     try:
-        found = cpuset.shared(made, pool, count, load, bind=True,
+        found = cpuset.shared(made, named, count, load, bind=True,
                               node_policy=policy)
     except exception.NoCpusLeft:
         fits = any(sum(made.cpus[c].node == n for c in pool) >= count
@@ -159,12 +229,21 @@ def test_bound_cpus_are_the_least_loaded_of_a_node(given_machine, count,
         return
     assert len(found.cpus) == count
     assert found.cpus <= pool
-    assert found.mems == nodes_of(made, found.cpus)
+    check_memory(made, found)
+
+    def least(nodes):
+        return sorted(load.get(c, 0) for c in pool
+                      if made.cpus[c].node in nodes)[:count]
+
+    nodes = nodes_of(made, pool)
+    one = [least({node}) for node in nodes]
+    fitting = [loads for loads in one if len(loads) == count]
     used = sorted(load.get(c, 0) for c in found.cpus)
-    here = sorted(load.get(c, 0) for c in pool
-                  if made.cpus[c].node in found.mems)
-    if len(found.mems) == 1:
-        assert used == here[:count]
+    if fitting:
+        assert len(nodes_of(made, found.cpus)) == 1
+        assert sum(used) == pytest.approx(min(map(sum, fitting)))
+    else:
+        assert used == least(nodes)
 
 
 def test_least_used_first_and_siblings_last():
@@ -180,6 +259,15 @@ def test_least_used_first_and_siblings_last():
     assert order == [0, 1, 2, 3]  # four cores, before any second thread
 
 
+def test_two_vcpus_get_two_cores():
+    made = topology.Topology(  # siblings are neighbours, as on some machines
+        {cpu: topology.Cpu(frozenset({cpu // 2 * 2, cpu // 2 * 2 + 1}), 0)
+         for cpu in range(8)}, frozenset({0}))
+    for count, cpus in ((2, {0, 2}), (4, {0, 2, 4, 6}), (5, {0, 1, 2, 4, 6})):
+        assert cpuset.shared(made, frozenset(range(8)), count, {}, bind=True,
+                             node_policy='prefer').cpus == cpus
+
+
 def test_floating_guests_have_the_whole_set_and_any_memory():
     made = machine(nodes=2, cores=2, threads=1)
     found = cpuset.shared(made, frozenset({0, 1}), 1, {}, bind=False,
@@ -193,43 +281,3 @@ def test_a_host_that_shares_nothing():
         with pytest.raises(exception.NoCpusLeft):
             cpuset.shared(made, frozenset(), 1, {}, bind=bind,
                           node_policy='prefer')
-
-
-# Reading a machine
-
-
-def write(root, **files):
-    for name, text in files.items():
-        path = root / name.replace('__', '/')
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + '\n')
-
-
-def test_a_machine_with_siblings_and_nodes(tmp_path):
-    write(tmp_path, cpu__online='0-3', node__node0__cpulist='0,2',
-          node__node1__cpulist='1,3', node__node2__cpulist='')
-    for cpu, siblings in enumerate(('0,2', '1,3', '0,2', '1,3')):
-        write(tmp_path, **{
-            f'cpu__cpu{cpu}__topology__thread_siblings_list': siblings})
-    found = topology.read(str(tmp_path))
-    assert found.cpus[2] == topology.Cpu(frozenset({0, 2}), 0)
-    assert found.nodes(frozenset({0, 1})) == {0, 1}
-
-
-def test_a_machine_that_says_little(tmp_path):
-    write(tmp_path, cpu__online='0,2')
-    assert topology.read(str(tmp_path)).cpus == {
-        0: topology.Cpu(frozenset({0}), 0),
-        2: topology.Cpu(frozenset({2}), 0)}
-
-
-def test_siblings_that_are_offline_are_not_there(tmp_path):
-    write(tmp_path, cpu__online='0',
-          cpu__cpu0__topology__thread_siblings_list='0-1')
-    assert topology.read(str(tmp_path)).cpus[0].core == {0}
-
-
-def test_this_machine():
-    found = topology.read()
-    assert found.cpus
-    assert dataclasses.is_dataclass(found)
