@@ -3,7 +3,7 @@
 
 One ECU (elastic compute unit) is a fixed amount of single-thread work per
 second: a quarter of what a core of the reference host does of benchmark
-``ecu-1`` (:mod:`nova_vcloud.calibration`). A server of 2 ECU does the same
+``ecu-1`` (:mod:`nova_vcloud.benchmark`). A server of 2 ECU does the same
 work per second on every host, on a slow one with more CPU time.
 """
 
@@ -40,7 +40,7 @@ def quota_us(ecu: int, per_core: float, period_us: int) -> int:
 
 def capacity(cpus: int, per_core: float) -> int:
     """Return the whole ECU of a host with so many CPUs for servers."""
-    # 2 x 2.4 must not be 4 for the sake of a last binary digit.
+    # 100 x 0.29 must not be 28 for the sake of a last binary digit.
     return int(cpus * per_core + 1e-9)
 
 

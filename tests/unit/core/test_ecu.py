@@ -29,7 +29,7 @@ def test_less_than_the_kernel_counts_is_refused():
 
 @pytest.mark.parametrize(('cpus', 'per_core', 'total'), [
     (2, 2.5, 5), (2, 4.0, 8), (3, 2.4, 7), (10, 0.1, 1), (3, 1.1, 3),
-    (1, 0.9, 0)])
+    (1, 0.9, 0), (100, 0.29, 29)])
 def test_capacity_is_whole(cpus, per_core, total):
     assert ecu.capacity(cpus, per_core) == total
 

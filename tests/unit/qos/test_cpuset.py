@@ -177,6 +177,13 @@ def test_whole_cores_come_before_the_node_that_is_filled_best():
     assert cpuset.dedicated(made, free, 1, 'prefer').cpus == {0}
 
 
+def test_several_nodes_are_as_few_as_can_be():
+    made = machine(nodes=3, cores=3, threads=1)
+    free = frozenset({0, 3, 4, 5, 6, 7, 8})  # one, three and three
+    found = cpuset.dedicated(made, free, 6, 'prefer')
+    assert found.mems == {1, 2}
+
+
 def test_cpus_that_went_offline_are_not_given():
     made = machine(nodes=1, cores=4, threads=1, offline=frozenset({3}))
     with pytest.raises(exception.NoCpusLeft, match='and 3 are free'):
@@ -213,11 +220,19 @@ def test_reserved_cpus_are_nobodys():
 # Shared
 
 
-@given(machines(), st.integers(1, 12), POLICIES,
-       st.dictionaries(st.integers(0, 95), st.floats(0, 10)))
+@st.composite
+def loaded_machines(draw):
+    """A machine, its CPUs for servers and how many are bound to each."""
+    made, named = draw(machines())
+    size = max(made.cpus) + 1
+    return made, named, dict(enumerate(draw(st.lists(
+        st.integers(0, 3), min_size=size, max_size=size))))
+
+
+@given(loaded_machines(), st.integers(1, 12), POLICIES)
 def test_bound_cpus_are_the_least_loaded_of_a_node(given_machine, count,
-                                                   policy, load):
-    made, named = given_machine
+                                                   policy):
+    made, named, load = given_machine
     pool = named & made.cpus.keys()
     try:
         found = cpuset.shared(made, named, count, load, bind=True,
@@ -241,7 +256,7 @@ def test_bound_cpus_are_the_least_loaded_of_a_node(given_machine, count,
     used = sorted(load.get(c, 0) for c in found.cpus)
     if fitting:
         assert len(nodes_of(made, found.cpus)) == 1
-        assert sum(used) == pytest.approx(min(map(sum, fitting)))
+        assert sum(used) == min(map(sum, fitting))
     else:
         assert used == least(nodes)
 
@@ -257,6 +272,20 @@ def test_least_used_first_and_siblings_last():
         load[cpu] = 1.0
         order.append(cpu)
     assert order == [0, 1, 2, 3]  # four cores, before any second thread
+
+
+def test_an_idle_thread_of_a_busy_core_comes_before_a_busy_thread():
+    made = machine(nodes=1, cores=2, threads=2)  # siblings: n and n + 2
+    load = {0: 3.0, 1: 1.0, 3: 1.0}
+    assert cpuset.shared(made, frozenset(range(4)), 1, load, bind=True,
+                         node_policy='prefer').cpus == {2}
+
+
+def test_the_node_of_least_load():
+    made = machine(nodes=2, cores=2, threads=1)
+    load = {0: 1.0, 2: 0.5}
+    assert cpuset.shared(made, frozenset(range(4)), 2, load, bind=True,
+                         node_policy='prefer').cpus == {2, 3}
 
 
 def test_two_vcpus_get_two_cores():
