@@ -36,7 +36,8 @@ def cgroup_here(root: str = '/sys/fs/cgroup') -> cgroup.CgroupBackend:
     """
     if pathlib.Path(root, 'cgroup.controllers').exists():
         return cgroup2.Cgroup2(root)
-    return cgroup1.Cgroup1(root)
+    return cgroup1.Cgroup1(
+        root, pathlib.Path('/proc/self/mountinfo').read_text())
 
 
 def docker_host(engine: Engine, links_path: str,

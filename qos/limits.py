@@ -48,8 +48,11 @@ class Field:
 
 
 _BPS = (1, 2**62)
-_MEMORY = 2**62
+_IOPS = (1, 2**32 - 2)  # the kernel takes 32 bits, and all ones for no limit
+# Memory and swap together stay below what means "no limit" in cgroup v1.
+_MEMORY = 2**61 - 1
 _PAGE = 4096
+_LONGEST_SET = 8192  # as many CPUs as a kernel can be built for
 
 #: {resource.field: Field}. Ranges are the kernel's: cgroup-v1/memory.rst,
 #: cgroup-v2.rst, sched-bwc.rst, tc-tbf(8).
@@ -74,10 +77,10 @@ FIELDS: dict[str, Field] = {
         'bytes', _PAGE, _MEMORY, 'above it memory is reclaimed first'),
     'pids.max': Field('', 16, 4194304, 'processes and threads'),
     **{f'io.{direction}_{unit}': Field(
-        'bytes/s' if unit == 'bps' else 'requests/s', *_BPS,
-        f'{direction} of one block device')
+        name, *ends, f'{direction} of one block device')
        for direction in ('read', 'write', 'total')
-       for unit in ('bps', 'iops')},
+       for unit, name, ends in (('bps', 'bytes/s', _BPS),
+                                ('iops', 'requests/s', _IOPS))},
     **{f'net.{direction}_{name}': Field(
         'bytes' if name == 'burst' else 'bytes/s', *_BPS, meaning)
        for direction in ('in', 'out')
@@ -87,7 +90,10 @@ FIELDS: dict[str, Field] = {
            ('burst', 'amount that may pass at peak speed'))},
 }
 _SETS = ('cpu.cpus', 'cpu.mems')
-_DEVICE = {'io': re.compile(r'\d+:\d+'), 'net': re.compile(r'[\w-]+')}
+# Of a number there is one spelling, or one limit would have two keys.
+_DEVICE = {'io': re.compile(r'(0|[1-9][0-9]*):(0|[1-9][0-9]*)'),
+           'net': re.compile(r'[\w-]+', re.ASCII)}
+_NUMBER = re.compile(r'-?[0-9]+')
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -266,6 +272,9 @@ def _check(key: Key, value: Value) -> None:
     if not numbers:
         raise exception.InvalidLimit(f'{key}: the set is empty')
     for number in numbers:
+        if not isinstance(number, int) or isinstance(number, bool):
+            raise exception.InvalidLimit(
+                f'{key}: {number!r} is not a number')
         if not field.minimum <= number <= field.maximum:
             raise exception.InvalidLimit(
                 f'{key}: {number} {field.unit} is not between '
@@ -283,7 +292,8 @@ def parse_value(key: Key, text: str) -> Value:
         if text == special.value:
             return special
     try:
-        value: Value = parse_set(text) if key.kind in _SETS else int(text)
+        value: Value = parse_set(text) if key.kind in _SETS \
+            else _parse_number(text)
     except ValueError:
         raise exception.InvalidLimit(
             f'{key}: {text!r} is neither a '
@@ -297,13 +307,24 @@ def parse_value(key: Key, text: str) -> Value:
 def parse_set(text: str) -> frozenset[int]:
     """Return the numbers of a kernel list such as ``0-3,7``.
 
-    :raises ValueError: not such a list
+    :raises ValueError: not such a list, or a number no kernel has
     """
     numbers: set[int] = set()
     for part in text.split(','):
         first, dash, last = part.strip().partition('-')
-        numbers.update(range(int(first), int(last if dash else first) + 1))
+        start = _parse_number(first)
+        end = _parse_number(last) if dash else start
+        if not start <= end < _LONGEST_SET:
+            raise ValueError(part)
+        numbers.update(range(start, end + 1))
     return frozenset(numbers)
+
+
+def _parse_number(text: str) -> int:
+    # int() alone takes 1_000 and the digits of every script.
+    if not _NUMBER.fullmatch(text):
+        raise ValueError(text)
+    return int(text)
 
 
 def to_text(value: Value) -> str:

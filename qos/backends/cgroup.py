@@ -5,9 +5,13 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Mapping
+import contextlib
+import errno
 import os
 import pathlib
+import uuid
 
 from nova_vcloud import exception
 from nova_vcloud.guest import Guest
@@ -22,6 +26,7 @@ PROBES = {
     'cpu.burst': 1000, 'memory.max': 64 << 20, 'memory.swap': 0,
     'memory.soft': 32 << 20, 'pids.max': 100}
 PROBE_IO = 1 << 20
+PAGE = os.sysconf('SC_PAGE_SIZE')
 
 
 class CgroupBackend(base.Backend):
@@ -68,6 +73,29 @@ def supported(found: Mapping[str, str],
         if kind in enforced})
 
 
+def probe_name() -> str:
+    """Return the name of a cgroup for a self-test.
+
+    Process ids alone would be the same in two containers of one host.
+    """
+    return f'nova-vcloud-probe-{os.getpid()}-{uuid.uuid4().hex[:8]}'
+
+
+@contextlib.contextmanager
+def unless_gone() -> Iterator[None]:
+    """Read from a cgroup that may not be there, or go meanwhile.
+
+    :raises LimitNotEnforced: another reason keeps it from being read
+    """
+    try:
+        yield
+    except OSError as e:
+        # ENODEV: it went between opening a file and reading it.
+        if e.errno not in (errno.ENOENT, errno.ENODEV):
+            raise exception.LimitNotEnforced(
+                f'{e.filename}: {e.strerror}') from e
+
+
 def probe_key(kind: str) -> limits.Key:
     """Return a key of some kind; of a disk of this machine for io."""
     resource, _, field = kind.partition('.')
@@ -81,8 +109,7 @@ def probe_key(kind: str) -> limits.Key:
 
 def whole_pages(number: int) -> int:
     """Return the bytes that the kernel makes of a number of them."""
-    page = os.sysconf('SC_PAGE_SIZE')
-    return number // page * page
+    return number // PAGE * PAGE
 
 
 def write(path: pathlib.Path, key: limits.Key, text: str,

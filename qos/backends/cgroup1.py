@@ -11,9 +11,7 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
-import contextlib
 import functools
-import os
 import pathlib
 
 from nova_vcloud.guest import Guest
@@ -50,12 +48,18 @@ class Cgroup1(cgroup.CgroupBackend):
     """Cgroups of version 1.
 
     :param root: directory with one hierarchy for each controller
+    :param mountinfo: text of /proc/self/mountinfo: a hierarchy of several
+        controllers is mounted once, by a name such as cpu,cpuacct
     """
 
     name = 'cgroup v1'
 
-    def __init__(self, root: str = '/sys/fs/cgroup') -> None:
-        self._root = pathlib.Path(root)
+    def __init__(self, root: str = '/sys/fs/cgroup',
+                 mountinfo: str = '') -> None:
+        mounts = mounted(mountinfo, pathlib.Path(root))
+        self._roots = {controller: mounts.get(
+            controller, pathlib.Path(root, controller))
+            for controller, _file in FILES.values()}
 
     def support(self) -> base.Support:
         """Try every file in a cgroup made for that and removed."""
@@ -63,14 +67,14 @@ class Cgroup1(cgroup.CgroupBackend):
 
     @functools.cached_property
     def _support(self) -> base.Support:
-        return cgroup.supported(dict(_probe(self._root)), dict.fromkeys(
+        return cgroup.supported(dict(_probe(self._roots)), dict.fromkeys(
             ('io.write_bps', 'io.write_iops'), _REMARK))
 
     # Reading
 
     def _path(self, guest: Guest, kind: str) -> pathlib.Path:
         controller, file = FILES[kind]
-        return self._root / controller / guest.cgroup.strip('/') / file
+        return self._roots[controller] / guest.cgroup.strip('/') / file
 
     def read(self, guest: Guest,
              keys: Iterable[limits.Key]) -> limits.Limits:
@@ -78,7 +82,7 @@ class Cgroup1(cgroup.CgroupBackend):
         found: dict[limits.Key, limits.Value] = {}
         for key in keys:
             if key.kind in FILES:
-                with contextlib.suppress(FileNotFoundError):
+                with cgroup.unless_gone():
                     found[key] = self._read(guest, key)
         return limits.Limits(found)
 
@@ -102,14 +106,18 @@ class Cgroup1(cgroup.CgroupBackend):
         """Allow for whole pages, and for sets that are the host's."""
         if key.kind in cgroup.SETS and wanted is limits.UNLIMITED:
             return found == self._host_set(key.kind)
-        if key.resource == 'memory' and isinstance(wanted, int):
-            return cgroup.whole_pages(wanted) == found
+        if isinstance(wanted, int) and isinstance(found, int):
+            if key.kind == 'memory.swap':
+                # Of the sum only whole pages are kept, of the memory too.
+                return 0 <= found - cgroup.whole_pages(wanted) <= cgroup.PAGE
+            if key.resource == 'memory':
+                return cgroup.whole_pages(wanted) == found
         return wanted == found
 
     def _host_set(self, kind: str) -> frozenset[int]:
         controller, file = FILES[kind]
         return limits.parse_set(
-            (self._root / controller / file).read_text().strip())
+            (self._roots[controller] / file).read_text().strip())
 
     # Writing
 
@@ -131,9 +139,10 @@ class Cgroup1(cgroup.CgroupBackend):
         A child's ratio may not exceed its parent's.
         """
         own = [c for c in changes if _PAIRS.get(c.key.kind) == 'cfs']
-        own.sort(key=lambda c: c.key.kind != 'cpu.period'
-                 or not (isinstance(c.old, int) and isinstance(c.new, int)
-                         and c.new > c.old))
+        # A period that grows comes before the quota, one that shrinks after.
+        own.sort(key=lambda c: 0 if c.key.kind == 'cpu.quota'
+                 else -1 if isinstance(c.old, int)
+                 and isinstance(c.new, int) and c.new > c.old else 1)
         for change in own:
             self._write(guest, change.key,
                         self._text(guest, change.key, change.new))
@@ -195,23 +204,39 @@ class Cgroup1(cgroup.CgroupBackend):
         """Return bytes that cannot be reclaimed, and processes."""
         memory = self._path(guest, 'memory.max').parent
         pids = self._path(guest, 'pids.max').parent
-        try:
-            return cgroup.use(
+        found: dict[str, int] = {}
+        with cgroup.unless_gone():
+            found.update(cgroup.use(
                 (memory / 'memory.usage_in_bytes').read_text(),
                 (memory / 'memory.stat').read_text(), 'total_',
-                (pids / 'pids.current').read_text())
-        except FileNotFoundError:
-            return {}
+                (pids / 'pids.current').read_text()))
+        return found
 
     def events(self, guest: Guest) -> Mapping[str, int]:
         """Return how often a guest met its limits."""
         memory = self._path(guest, 'memory.max').parent
         pids = self._path(guest, 'pids.max').parent
-        try:
-            return cgroup.counted((memory / 'memory.oom_control').read_text(),
-                                  (pids / 'pids.events').read_text())
-        except FileNotFoundError:
-            return {}
+        found: dict[str, int] = {}
+        with cgroup.unless_gone():
+            found.update(cgroup.counted(
+                (memory / 'memory.oom_control').read_text(),
+                (pids / 'pids.events').read_text()))
+        return found
+
+
+def mounted(mountinfo: str, root: pathlib.Path) -> dict[str, pathlib.Path]:
+    """Return where below ``root`` each controller's hierarchy is mounted."""
+    found: dict[str, pathlib.Path] = {}
+    for line in mountinfo.splitlines():
+        mount, _, rest = line.partition(' - ')
+        kind, _source, options = rest.split(' ')  # a source may be empty
+        within, place = mount.split()[3:5]
+        # What shows a part of a hierarchy is made for a container.
+        if kind == 'cgroup' and within == '/' \
+                and pathlib.Path(place).is_relative_to(root):
+            for controller in options.split(','):
+                found.setdefault(controller, pathlib.Path(place))
+    return found
 
 
 def _number(value: limits.Value) -> str:
@@ -226,13 +251,13 @@ def _total(amounts: Iterable[limits.Value]) -> float:
 # The self-test
 
 
-def _probe(root: pathlib.Path) -> Iterator[tuple[str, str]]:
+def _probe(roots: Mapping[str, pathlib.Path]) -> Iterator[tuple[str, str]]:
     """Yield (kind, why it cannot be had here, or '')."""
-    name = f'nova-vcloud-probe-{os.getpid()}'
+    name = cgroup.probe_name()
     made: dict[str, pathlib.Path] = {}
     try:
         for kind, (controller, file) in FILES.items():
-            folder = root / controller / name
+            folder = roots[controller] / name
             try:
                 if controller not in made:
                     folder.mkdir()

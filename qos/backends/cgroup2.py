@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
 import functools
-import os
 import pathlib
 
 from nova_vcloud import exception
@@ -60,7 +59,7 @@ class Cgroup2(cgroup.CgroupBackend):
 
     def _probe(self) -> Iterator[tuple[str, str]]:
         """Yield (kind, why it cannot be had here, or '')."""
-        probe = Guest('', '', f'nova-vcloud-probe-{os.getpid()}')
+        probe = Guest('', '', cgroup.probe_name())
         folder = self._folder(probe)
         have = (self._root / 'cgroup.controllers').read_text().split()
         for controller in set(CONTROLLERS) & set(have):
@@ -108,7 +107,7 @@ class Cgroup2(cgroup.CgroupBackend):
             file = FILES.get(key.kind)
             if file is None:
                 continue
-            with contextlib.suppress(FileNotFoundError):
+            with cgroup.unless_gone():
                 if file not in texts:
                     texts[file] = (self._folder(guest) / file
                                    ).read_text().strip()
@@ -165,22 +164,23 @@ class Cgroup2(cgroup.CgroupBackend):
     def use(self, guest: Guest) -> Mapping[str, int]:
         """Return bytes that cannot be reclaimed, and processes."""
         folder = self._folder(guest)
-        try:
-            return cgroup.use(
+        found: dict[str, int] = {}
+        with cgroup.unless_gone():
+            found.update(cgroup.use(
                 (folder / 'memory.current').read_text(),
                 (folder / 'memory.stat').read_text(), '',
-                (folder / 'pids.current').read_text())
-        except FileNotFoundError:
-            return {}
+                (folder / 'pids.current').read_text()))
+        return found
 
     def events(self, guest: Guest) -> Mapping[str, int]:
         """Return how often a guest met its limits."""
         folder = self._folder(guest)
-        try:
-            return cgroup.counted((folder / 'memory.events').read_text(),
-                                  (folder / 'pids.events').read_text())
-        except FileNotFoundError:
-            return {}
+        found: dict[str, int] = {}
+        with cgroup.unless_gone():
+            found.update(cgroup.counted(
+                (folder / 'memory.events').read_text(),
+                (folder / 'pids.events').read_text()))
+        return found
 
 
 def _parse(key: limits.Key, text: str) -> limits.Value:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
+import pathlib
 from typing import Any
 
 from nova_vcloud import exception
@@ -30,11 +31,12 @@ FIELDS = {
     'pids.max': 'PidsLimit',
 }
 # In an update 0 and '' stand for "as it is". So memory is as good as unlimited
-# with a number that no host has, and a set cannot be taken back at all: who
-# wants all CPUs names them.
+# with a number that no host has, and a set cannot be taken back: an update
+# names all there are.
 _PLENTY = 2**62
 _UNLIMITED = {'CpuQuota': -1, 'PidsLimit': -1, 'Memory': _PLENTY,
               'CpusetCpus': '', 'CpusetMems': ''}
+_NAMED = {'cpu.cpus': 'cpu', 'cpu.mems': 'node'}
 
 
 def host_config(wanted: limits.Limits) -> dict[str, Any]:
@@ -62,12 +64,17 @@ def host_config(wanted: limits.Limits) -> dict[str, Any]:
 
 
 class DockerBackend(base.Backend):
-    """What the engine remembers of a container."""
+    """What the engine remembers of a container.
+
+    :param system: where Linux tells which CPUs and memory nodes there are
+    """
 
     name = 'docker'
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine,
+                 system: str = '/sys/devices/system') -> None:
         self._engine = engine
+        self._system = pathlib.Path(system)
         self._support = base.Support(frozenset(FIELDS))
 
     def support(self) -> base.Support:
@@ -94,17 +101,31 @@ class DockerBackend(base.Backend):
         memory = [limits.Key('memory', 'max'), limits.Key('memory', 'swap')]
         if any(key in wanted for key in memory):
             wanted = wanted.over(self.read(guest, memory))
+        wanted = limits.Limits({
+            key: self._all(key.kind) if key.kind in _NAMED
+            and value is limits.UNLIMITED else value
+            for key, value in wanted.items()})
         try:
             self._engine.update(guest.name, host_config(wanted))
         except exception.EngineError as e:
             raise exception.LimitNotEnforced(
                 f'{", ".join(map(str, wanted))}: {e}') from e
 
+    def matches(self, key: limits.Key, wanted: limits.Value,
+                found: limits.Value) -> bool:
+        """Allow for a set that was to be taken back."""
+        return wanted == found or (
+            wanted is limits.UNLIMITED and key.kind in _NAMED
+            and found == self._all(key.kind))
+
+    def _all(self, kind: str) -> frozenset[int]:
+        return limits.parse_set(
+            (self._system / _NAMED[kind] / 'online').read_text().strip())
 
 
 def _value(key: limits.Key, found: Mapping[str, Any]) -> limits.Value:
     value = found.get(FIELDS[key.kind])
-    if key.kind in ('cpu.cpus', 'cpu.mems'):
+    if key.kind in _NAMED:
         return limits.parse_set(value) if value else limits.UNLIMITED
     if not value or value < 0 or value >= _PLENTY:
         return limits.UNLIMITED
