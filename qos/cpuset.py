@@ -70,7 +70,7 @@ def shared(topology: Topology, shared_set: frozenset[int], count: int,
         fits; otherwise the whole set, and memory of any node
     :raises NoCpusLeft: the set, or each node of it, is too small
     """
-    pool = shared_set & topology.cpus.keys()
+    pool = shared_set.intersection(topology.cpus)
     if not bind:
         if not pool:
             raise exception.NoCpusLeft(
