@@ -98,7 +98,7 @@ def bucket(shape: Shape, mtu: int) -> Bucket:
     if shape.peak is not None:
         packet = min(max(packet, int(shape.peak * PEAK_BURST)), UINT32)
     limit = max(int(rate * QUEUE), QUEUE_FRAMES * frame, min(burst, packet))
-    limit = min(limit, UINT32 - 1) & ~1
+    limit = min(limit + 1, UINT32) & ~1  # rounded up: the largest fits
     return Bucket(rate, peak, burst, packet,
                   limit | (shape.burst is not None))
 
