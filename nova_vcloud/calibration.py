@@ -33,7 +33,7 @@ from nova_vcloud import exception
 
 VERSION = benchmark.NAME
 WARM_UP = 1  # rounds
-ROUNDS = 8
+ROUNDS = 12
 #: Until all workers have read their start; then they begin together.
 _HEAD_START = 0.2
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 import dataclasses
 import json
 import os
@@ -16,9 +17,9 @@ from nova_vcloud import ecu
 from nova_vcloud.conf import ecu as ecu_conf
 from nova_vcloud.qos import limits
 
-SECONDS = 12
-#: Rounds that differ by more say that the host is busy.
-RESTLESS = 0.10
+SECONDS = 16
+#: Rounds or CPUs that differ by more say that the figure is not to be trusted.
+RESTLESS = 0.05
 
 
 def add_parser(actions: Any) -> None:
@@ -68,12 +69,12 @@ def _calibrate(conf: cfg.ConfigOpts, args: Any) -> int:
     for cpu, found in result.cpus.items():
         print(f'CPU {cpu:<8} {found:8.3f} ECU')
     for part, found in result.parts.items():
-        print(f'{part:<12} {found:8.3f} ECU')
+        print(f'by {part:<10}{found:8.3f} ECU')
     print(f'a core       {result.per_core:8.3f} ECU, of {result.model}')
     print(f'spread       {result.rounds_spread:8.2%} between rounds, '
           f'{result.cpus_spread:.2%} between CPUs')
-    if result.rounds_spread > RESTLESS:
-        print('the host is busy; do it again when it is not')
+    for line in _doubts(result):
+        print(line)
     if args.no_store:
         print('not stored')
         return 0
@@ -82,6 +83,14 @@ def _calibrate(conf: cfg.ConfigOpts, args: Any) -> int:
     if conf.ecu.per_core is not None:
         print(f'[ecu] per_core is {conf.ecu.per_core:g} and wins')
     return 0
+
+
+def _doubts(result: calibration.Result) -> Iterable[str]:
+    if result.rounds_spread > RESTLESS:
+        yield 'the host is busy; do it again when it is not'
+    if result.cpus_spread > RESTLESS:
+        yield ('CPUs differ: they are of several kinds, or some were '
+               'disturbed and it is to be done again')
 
 
 def _show(conf: cfg.ConfigOpts, _args: Any) -> int:

@@ -14,6 +14,7 @@ import pytest
 from nova_vcloud import benchmark
 from nova_vcloud import calibration
 from nova_vcloud import exception
+from nova_vcloud.cmd import manage_ecu
 
 REFERENCE = benchmark.REFERENCE
 COUNT = calibration.WARM_UP + calibration.ROUNDS
@@ -61,6 +62,18 @@ def test_disturbed_rounds_change_nothing_but_the_spread(disturbed):
 def test_a_restless_machine_is_seen():
     found = calibration.summary({0: cpu(1.0, .5, .6, .7, .8)})
     assert found.rounds_spread > 0.2
+
+
+@pytest.mark.parametrize(('cpus', 'words'), [
+    ([cpu(1.0), cpu(0.99)], []),
+    ([cpu(1.0, .5, .6, .7, .8, .9)], ['busy']),
+    ([cpu(1.0), cpu(0.9)], ['differ'])])
+def test_what_is_not_to_be_trusted_is_said(cpus, words):
+    doubts = list(manage_ecu._doubts(
+        calibration.summary(dict(enumerate(cpus)))))
+    assert len(doubts) == len(words)
+    assert all(word in line
+               for word, line in zip(words, doubts, strict=True))
 
 
 def test_warm_up_does_not_count():
