@@ -46,14 +46,14 @@ def desired(request: Request, host: Host, placement: Placement,
     :param ports: ids of its Neutron ports
     :raises InvalidRequest: this host cannot give what the flavor asks
     """
-    values = {**_cpu(request, host), **_memory(request),
-              Key('cpu', 'cpus'): placement.cpus,
-              Key('cpu', 'mems'): placement.mems,
-              Key('pids', 'max'): request.pids or host.pids,
-              **_io(request, host)}
-    for port in ports:
-        values.update(_net(request, port))
     try:
+        values = {**_cpu(request, host), **_memory(request),
+                  Key('cpu', 'cpus'): placement.cpus,
+                  Key('cpu', 'mems'): placement.mems,
+                  Key('pids', 'max'): request.pids or host.pids,
+                  **_io(request, host)}
+        for port in ports:
+            values.update(_net(request, port))
         found = limits.Limits(values)
         found.check()
     except exception.InvalidLimit as e:

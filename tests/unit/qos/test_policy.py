@@ -72,6 +72,12 @@ def test_ecu_on_a_host_that_nobody_measured_is_refused():
         desired(dataclasses.replace(HOST, per_core=None), ecu=1)
 
 
+def test_less_than_the_kernel_counts_is_refused():
+    fast = dataclasses.replace(HOST, per_core=50.0)
+    with pytest.raises(exception.InvalidRequest, match='longer period'):
+        desired(fast, ecu=1, cpu_period=20_000)
+
+
 def test_more_than_the_host_is_refused():
     with pytest.raises(exception.InvalidRequest, match=r'5 CPUs.* has 4'):
         desired(cpu_quota=500_000)
