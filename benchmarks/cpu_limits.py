@@ -7,12 +7,20 @@ read at the start and at the end of a window that is a whole number of
 periods; the time between is the monotonic clock's. The servers together have
 the kernel's largest weight, so that what else runs on the machine does not
 keep them from their caps.
+
+The kernel sees at a tick that a quota is used up, and takes what was too much
+from the next periods. A window of 10 s at a cap of 10 % is so up to some ms of
+1 s off, either way, and a longer one is not more. Therefore caps have three
+windows in a row: the median of their errors counts, and the worst and that of
+all three together are shown beside.
 """
 
 from collections.abc import Sequence
 import contextlib
+import itertools
 import os
 import pathlib
+import statistics
 import sys
 import tempfile
 import time
@@ -29,7 +37,8 @@ import lan as lan_fixture  # noqa: E402
 from nova_vcloud import privsep  # noqa: E402
 from nova_vcloud.qos import limits  # noqa: E402
 
-SECONDS = float(os.environ.get('BENCH_SECONDS', '10'))
+SECONDS = float(os.environ.get('BENCH_SECONDS', '10'))  # of a window
+WINDOWS = 3
 CAPS = {'10 %': 10_000, '57.499 %': 57_499, '150 %': 150_000}
 WEIGHTS = (256, 512, 1024)
 SPEEDS = (4.0, 2.5)  # ECU of a core, of two hosts
@@ -69,14 +78,23 @@ class Servers:
                             'cpuacct.usage')
 
 
+def read(files: Sequence[pathlib.Path]) -> list[float]:
+    """Return the time and what each has used until now, in seconds."""
+    return [time.monotonic(), *(int(f.read_text()) / 1e9 for f in files)]
+
+
+def share(old: list[float], new: list[float]) -> list[float]:
+    """Return the share of one CPU that each got between two reads."""
+    seconds, *each = (b - a for a, b in zip(old, new, strict=True))
+    return [used / seconds for used in each]
+
+
 def used(files: Sequence[pathlib.Path]) -> list[float]:
     """Return the share of one CPU that each got, over SECONDS."""
     time.sleep(1)  # until the loops run
-    start, before = time.monotonic(), [int(f.read_text()) for f in files]
+    old = read(files)
     time.sleep(SECONDS)
-    end, after = time.monotonic(), [int(f.read_text()) for f in files]
-    return [(new - old) / 1e9 / (end - start)
-            for old, new in zip(before, after, strict=True)]
+    return share(old, read(files))
 
 
 def caps(host: computehost.ComputeHost) -> list[_report.Row]:
@@ -84,9 +102,21 @@ def caps(host: computehost.ComputeHost) -> list[_report.Row]:
     rows = []
     for name, quota in CAPS.items():
         with Servers(host) as servers:
-            share, = used([servers.busy(quota__cpu_quota=str(quota))])
-        error = abs(share / (quota / 100_000) - 1) * 100
-        rows.append(_report.Row(f'cap {name}, error', error, '%', '<= 0.3'))
+            files = [servers.busy(quota__cpu_quota=str(quota))]
+            time.sleep(1)  # until the loops run
+            reads = [read(files)]
+            for _ in range(WINDOWS):
+                time.sleep(SECONDS)
+                reads.append(read(files))
+        *each, whole = (
+            abs(share(old, new)[0] / (quota / 100_000) - 1) * 100
+            for old, new in (*itertools.pairwise(reads),
+                             (reads[0], reads[-1])))
+        rows += [
+            _report.Row(f'cap {name}, error', statistics.median(each), '%',
+                        '<= 0.3'),
+            _report.Row('  worst window', max(each), '%'),
+            _report.Row('  all windows together', whole, '%')]
     return rows
 
 
@@ -96,9 +126,9 @@ def shares(host: computehost.ComputeHost) -> list[_report.Row]:
         got = used([servers.busy('0', quota__cpu_shares=str(weight))
                     for weight in WEIGHTS])
     rows = []
-    for weight, share in zip(WEIGHTS, got, strict=True):
+    for weight, part in zip(WEIGHTS, got, strict=True):
         wanted = weight / sum(WEIGHTS)
-        error = abs(share / sum(got) / wanted - 1) * 100
+        error = abs(part / sum(got) / wanted - 1) * 100
         rows.append(_report.Row(f'weight {weight} of {sum(WEIGHTS)}, error',
                                 error, '%', '<= 1'))
     return rows
@@ -111,9 +141,9 @@ def ecus(hosts: Sequence[computehost.ComputeHost]) -> list[_report.Row]:
         work = []
         for host, speed in zip(hosts, SPEEDS, strict=True):
             with Servers(host) as servers:
-                share, = used([servers.busy(
+                cores, = used([servers.busy(
                     resources__CUSTOM_ECU=str(units))])
-            work.append(share * speed)
+            work.append(cores * speed)
         rows.append(_report.Row(
             f'{units} ECU at {SPEEDS[0]:g} and {SPEEDS[1]:g} a core, '
             'difference', abs(work[0] / work[1] - 1) * 100, '%', '<= 1'))
