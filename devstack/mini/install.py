@@ -27,6 +27,7 @@ DEBIAN_PACKAGES = (
     'erlang-base',
     'gcc',
     'git',
+    'iperf3',
     'iproute2',
     'iputils-ping',
     'jq',
