@@ -128,7 +128,7 @@ class DockerDriver(driver.ComputeDriver):
         parts = self._limits
         return resources.Resources(
             parts.keeper, self._cpus, self._profile, self._network.link,
-            parts.cgroup.use, (parts.runtime,))
+            parts.cgroup.use, (parts.runtime, parts.tc))
 
     def _profile(self) -> policy.Host:
         return policy.Host(
