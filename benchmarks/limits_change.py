@@ -27,7 +27,8 @@ from nova_vcloud import privsep  # noqa: E402
 
 ROUNDS = int(os.environ.get('BENCH_ROUNDS', '30'))
 CROWD = 20  # servers that are looked at
-CHANGE_GOAL = '<= 30'
+#: 30 ms where an engine alone takes 7.7 ms to change what it knows of them.
+CHANGE_GOAL = '<= 3.9'
 SPAWN_GOAL = '<= 1.1'
 #: CPU, memory, processes, disk and network.
 SMALL = {'resources__CUSTOM_ECU': '1', 'vcloud__pids': '64',
@@ -112,9 +113,12 @@ def main() -> int:
         each = sweep(host)
     rows = [
         _report.Row('five limits changed and read back', found['change'],
-                    'ms', CHANGE_GOAL),
+                    'ms'),
         _report.Row('engine alone, three of them', found['engine alone'],
                     'ms'),
+        _report.Row('five limits / engine alone',
+                    found['change'] / found['engine alone'], 'ratio',
+                    CHANGE_GOAL),
         _report.Row('all limits of a server read', found['look'], 'ms'),
         _report.Row('spawn, plain flavor', plain, 'ms'),
         _report.Row('spawn, all limits', limited, 'ms'),

@@ -109,8 +109,11 @@ class Engine:
             self.calls += 1
 
     def _new_client(self, timeout: int | None) -> Client:
-        return Client(base_url=self.url, version=API_VERSION,
-                                timeout=timeout)
+        client = Client(base_url=self.url, version=API_VERSION,
+                        timeout=timeout)
+        # No proxy stands before a socket: do not look for one at each call.
+        client.trust_env = False
+        return client
 
     @contextlib.contextmanager
     def _borrowed(self) -> Iterator[Client]:

@@ -141,7 +141,7 @@ class Enforcer:
         for backend, old in reversed(before):
             try:
                 now = backend.read(guest, old)
-                back = plan.changes(old, now, backend.matches)
+                back = plan.batch(old, now, backend.matches)
                 if back:
                     backend.apply(guest, back)
             except exception.NovaVcloudException as e:
@@ -160,7 +160,7 @@ def _batches(desired: limits.Limits, observed: Observed
     """Yield what each backend is to do, in the order of ranks, then theirs."""
     steps = [(plan.rank(change), number, change)
              for number, (backend, found) in enumerate(observed)
-             for change in plan.changes(desired, found, backend.matches)]
+             for change in plan.batch(desired, found, backend.matches)]
     steps.sort(key=lambda step: step[:2])
     for (_rank, number), group in itertools.groupby(
             steps, key=lambda step: step[:2]):

@@ -15,6 +15,9 @@ Matches = Callable[[limits.Key, limits.Value, limits.Value], bool]
 # shrinks before anything else does and grows last.
 FIRST, MIDDLE, LAST = range(3)
 
+#: Engines know memory, and memory and swap: each of the two changes both.
+MEMORY = (limits.Key('memory', 'max'), limits.Key('memory', 'swap'))
+
 #: What a host gives that cannot limit it: a kernel before 5.14 has no burst,
 #: and one without accounting of swap is run on hosts without swap.
 NOBODYS = frozenset({('cpu.burst', 0), ('memory.swap', 0)})
@@ -32,6 +35,18 @@ def changes(desired: limits.Limits, observed: limits.Limits,
              for key, wanted in sorted(desired.items())
              if key in observed and not matches(key, wanted, observed[key])]
     return sorted(found, key=rank)
+
+
+def batch(desired: limits.Limits, observed: limits.Limits,
+          matches: Matches) -> list[Change]:
+    """Return the changes, and what is written together with them."""
+    found = changes(desired, observed, matches)
+    keys = {change.key for change in found}
+    if keys.isdisjoint(MEMORY):
+        return found
+    return found + [Change(key, observed[key], desired[key])
+                    for key in MEMORY
+                    if key not in keys and key in observed and key in desired]
 
 
 def rank(change: Change) -> int:

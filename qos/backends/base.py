@@ -70,6 +70,9 @@ class Backend(abc.ABC):
     def apply(self, guest: Guest, changes: Sequence[Change]) -> None:
         """Make changes, in this order, all of kinds that are enforced.
 
+        The one of a pair (memory and swap, say) that stays as it is may be
+        among them, with ``new`` as ``old``: some holders know only both.
+
         :raises LimitNotEnforced: with key and reason; of the changes some
             may have been made, and the caller takes them back
         """

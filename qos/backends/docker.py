@@ -17,6 +17,7 @@ from nova_vcloud import exception
 from nova_vcloud.engine import Engine
 from nova_vcloud.guest import Guest
 from nova_vcloud.qos import limits
+from nova_vcloud.qos import plan
 from nova_vcloud.qos.backends import base
 
 #: {kind: field of the engine's HostConfig}
@@ -98,9 +99,9 @@ class DockerBackend(base.Backend):
     def apply(self, guest: Guest, changes: Sequence[base.Change]) -> None:
         """Make one update of all changes."""
         wanted = limits.Limits({c.key: c.new for c in changes})
-        memory = [limits.Key('memory', 'max'), limits.Key('memory', 'swap')]
-        if any(key in wanted for key in memory):
-            wanted = wanted.over(self.read(guest, memory))
+        known = [key in wanted for key in plan.MEMORY]
+        if any(known) and not all(known):
+            wanted = wanted.over(self.read(guest, plan.MEMORY))
         wanted = limits.Limits({
             key: self._all(key.kind) if key.kind in _NAMED
             and value is limits.UNLIMITED else value
