@@ -26,4 +26,6 @@ def _value(spec: extra_specs.Spec) -> dict[str, object]:
         found['max'] = spec.maximum
     if spec.choices is not None:
         found['enum'] = list(spec.choices)
+    if spec.pattern is not None:
+        found['pattern'] = spec.pattern
     return found

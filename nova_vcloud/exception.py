@@ -54,6 +54,10 @@ class InvalidRequest(NovaVcloudException):
     """A flavor asks for something that cannot be; names the key."""
 
 
+class TooManyServers(NovaVcloudException):
+    """The host has as many servers of an application as it may have."""
+
+
 class NoSuchRecord(NovaVcloudException):
     """No guest of that name has limits on this host."""
 

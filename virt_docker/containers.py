@@ -61,6 +61,12 @@ class Containers:
         found = self._engine.containers(spec.own_labels(self._host))
         return {c['Labels'][spec.LABEL_UUID]: c for c in found}
 
+    def applications(self) -> dict[str, str]:
+        """Return {server uuid: label of its application}, of those with."""
+        return {uuid: container['Labels'][spec.LABEL_APPLICATION]
+                for uuid, container in self.list().items()
+                if spec.LABEL_APPLICATION in container['Labels']}
+
     def inspect(self, uuid: str) -> dict[str, Any]:
         """Return the engine's description of a server's container.
 
@@ -84,10 +90,12 @@ class Containers:
 
     def spawn(self, context: Any, instance: objects.Instance,
               image_meta: objects.ImageMeta, network_info: Any,
-              files: dict[str, bytes], power_on: bool = True) -> None:
+              files: dict[str, bytes], power_on: bool = True,
+              application: str = '') -> None:
         """Make and start the container; on failure nothing of it is left.
 
         :param files: {absolute path in the guest: content}
+        :param application: label of the one the server is of; '' for none
         """
         tag = self._images.ensure(context, instance.image_ref, image_meta,
                                   root_gb=instance.flavor.root_gb,
@@ -101,7 +109,7 @@ class Containers:
             with self._resources.allotted(instance, instance.flavor,
                                           nics) as wanted:
                 body = spec.build(instance, tag, nics, wanted.limits,
-                                  self._defaults, self._host)
+                                  self._defaults, self._host, application)
                 container_id = self._create(context, instance, image_meta,
                                             body)
                 undo.callback(self._undo, self._remove, instance.uuid)
@@ -341,6 +349,10 @@ def nova_errors(instance: objects.Instance, host: str) -> Iterator[None]:
     except exception.InvalidRequest as e:
         raise nova_exception.BuildAbortException(
             instance_uuid=instance.uuid, reason=str(e)) from e
+    except exception.TooManyServers as e:
+        # Nova tries the next of the hosts that the scheduler named.
+        raise nova_exception.ComputeResourcesUnavailable(
+            reason=str(e)) from e
     except (exception.EngineError, exception.LimitNotEnforced,
             exception.NoCpusLeft, exception.StateError) as e:
         raise nova_exception.InternalError(err=str(e)) from e

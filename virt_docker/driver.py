@@ -29,15 +29,18 @@ from nova_vcloud.conf import docker as docker_conf
 from nova_vcloud.conf import ecu as ecu_conf
 from nova_vcloud.conf import net as net_conf
 from nova_vcloud.conf import qos as qos_conf
+from nova_vcloud.conf import scheduler as scheduler_conf
 from nova_vcloud.engine import Engine
 from nova_vcloud.qos import assembly
 from nova_vcloud.qos import policy
 from nova_vcloud.qos import watch
+from nova_vcloud.virt_docker import admission
 from nova_vcloud.virt_docker import containers
 from nova_vcloud.virt_docker import diagnostics
 from nova_vcloud.virt_docker import events
 from nova_vcloud.virt_docker import host as docker_host
 from nova_vcloud.virt_docker import images
+from nova_vcloud.virt_docker import load
 from nova_vcloud.virt_docker import migration
 from nova_vcloud.virt_docker import resources
 from nova_vcloud.virt_docker import spec
@@ -89,7 +92,8 @@ class DockerDriver(driver.ComputeDriver):
 
     def __init__(self, virtapi: Any) -> None:
         super().__init__(virtapi)
-        for group in (docker_conf, net_conf, qos_conf, ecu_conf):
+        for group in (docker_conf, net_conf, qos_conf, ecu_conf,
+                      scheduler_conf):
             group.register_opts(CONF)
         conf = CONF.docker
         if os.geteuid() == 0:
@@ -113,9 +117,15 @@ class DockerDriver(driver.ComputeDriver):
         self._cpus = docker_host.cpus(
             CONF.compute.cpu_shared_set, CONF.compute.cpu_dedicated_set,
             CONF.qos.numa_policy)
+        self._resources = self._make_resources()
         self._containers = containers.Containers(
-            self._engine, self._network, store, self._make_resources(),
-            defaults, CONF.host)
+            self._engine, self._network, store, self._resources, defaults,
+            CONF.host)
+        self._admission = admission.Admission(
+            self._containers.applications, self._hints, {
+                name: getattr(CONF.vcloud_scheduler, name)
+                for name in ('app_max_per_host', 'app_policy')})
+        self._meter = load.Meter(self._cpus.all)
         self._events = events.EventFeed(
             self._engine, spec.own_labels(CONF.host), conf.stop_event_delay,
             self._containers.follow, self._containers.claim_start,
@@ -164,7 +174,25 @@ class DockerDriver(driver.ComputeDriver):
 
     def get_available_resource(self, nodename: str) -> dict[str, Any]:
         """Return the host's resources, by one engine call."""
-        return self._host.resources(len(self._cpus.all))
+        found = self._host.resources(len(self._cpus.all))
+        return {**found, 'stats': self._stats(
+            found['memory_mb_used'] / found['memory_mb'])}
+
+    def _stats(self, memory: float) -> dict[str, str]:
+        """Return what the scheduler's filters and weighers read.
+
+        :param memory: share of memory in use, 0 to 1
+        """
+        known = self._resources.ecu(self._per_core())
+        measured = self._meter.look(self._resources.servers(), memory)
+        return known.to_stats() | (measured.to_stats() if measured else {})
+
+    def _hints(self, context: nova_context.RequestContext,
+               instance: objects.Instance) -> dict[str, object]:
+        # As for Nova's own check of server groups.
+        if CONF.workarounds.disable_group_policy_check_upcall:
+            return {}
+        return admission.hints_of(context, instance)
 
     def update_provider_tree(self, provider_tree: Any, nodename: str,
                              allocations: Any = None) -> None:
@@ -252,9 +280,11 @@ class DockerDriver(driver.ComputeDriver):
         files = {}
         if instance.key_data:
             files[AUTHORIZED_KEYS] = instance.key_data.strip().encode() + b'\n'
-        with self._nova_errors(instance):
+        with self._nova_errors(instance), \
+                self._admission.admitted(context, instance) as application:
             self._containers.spawn(context, instance, image_meta,
-                                   network_info or [], files, power_on)
+                                   network_info or [], files, power_on,
+                                   application)
 
     def destroy(self, context: nova_context.RequestContext,
                 instance: objects.Instance, network_info: Any,

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
@@ -15,7 +16,9 @@ from typing import Protocol
 from nova import objects
 from oslo_log import log
 
+from nova_vcloud import ecu
 from nova_vcloud import exception
+from nova_vcloud import figures
 from nova_vcloud import specs
 from nova_vcloud.guest import Guest
 from nova_vcloud.guest import Link
@@ -188,6 +191,30 @@ class Resources:
         """
         self._keeper.repair(uuid)
 
+    def servers(self) -> int:
+        """Return how many servers have limits here."""
+        return len(self._keeper.records.uuids())
+
+    def ecu(self, per_core: float | None) -> figures.Ecu:
+        """Return the compute units of this host, and those in use.
+
+        A server that is limited by another key than ECU uses what its quota
+        is worth; one that is not limited cannot be counted.
+
+        :param per_core: ECU of one core, None when nobody knows
+        """
+        cpus = self._cpus
+        nodes = collections.Counter(
+            cpus.topology.cpus[cpu].node for cpu in cpus.all)
+        node_cpus = tuple(nodes[node] for node in sorted(nodes))
+        if per_core is None:
+            return figures.Ecu(node_cpus=node_cpus)
+        cores = sum(_cores(record.base)
+                    for record in self._keeper.records.all())
+        return figures.Ecu(
+            per_core, ecu.capacity(len(cpus.all), per_core),
+            round(cores * per_core, 2), node_cpus)
+
     def known(self, uuid: str) -> bool:
         """Tell whether a server has limits here."""
         return uuid in self._keeper.records.uuids()
@@ -205,6 +232,14 @@ class Resources:
             for backend in self._forgetful:
                 backend.forget(guest)
         self._keeper.forget(uuid)
+
+
+def _cores(wanted: limits.Limits) -> float:
+    """Return how many cores' time a server may have; 0 for any."""
+    quota, period = wanted.value('cpu.quota'), wanted.value('cpu.period')
+    if not isinstance(quota, int) or not isinstance(period, int):
+        return 0.0
+    return quota / period
 
 
 def request_of(flavor: objects.Flavor,

@@ -17,6 +17,8 @@ LABEL = 'org.openstack.nova.'
 LABEL_UUID = LABEL + 'uuid'
 LABEL_HOST = LABEL + 'host'
 LABEL_NAME = LABEL + 'name'
+#: 'project/name' of the application of a server that has one.
+LABEL_APPLICATION = LABEL + 'application'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +73,7 @@ def labels(instance: objects.Instance, host: str) -> dict[str, str]:
 
 def build(instance: objects.Instance, image: str, nics: Iterable[Nic],
           wanted: limits.Limits, defaults: Defaults,
-          host: str) -> dict[str, Any]:
+          host: str, application: str = '') -> dict[str, Any]:
     """Return the body of ``POST /containers/create``.
 
     No network, no port and no block limit is asked of the engine: NICs come
@@ -79,12 +81,14 @@ def build(instance: objects.Instance, image: str, nics: Iterable[Nic],
     create-time block limits over later changes.
 
     :param wanted: of which the engine gets those that it keeps itself
+    :param application: label of the one the server is of; '' for none
     """
     nics = list(nics)
     return {
         'Image': image,
         'Hostname': instance.hostname,
-        'Labels': labels(instance, host),
+        'Labels': labels(instance, host) | (
+            {LABEL_APPLICATION: application} if application else {}),
         # A server has a console: a terminal whose output is the log.
         'Tty': True,
         'OpenStdin': True,

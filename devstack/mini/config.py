@@ -34,6 +34,9 @@ SCHEDULER_FILTERS = (
     'ServerGroupAffinityFilter',
     'SameHostFilter',
     'DifferentHostFilter',
+    'ZoneFilter',
+    'EcuFilter',
+    'AppAntiAffinityFilter',
 )
 
 

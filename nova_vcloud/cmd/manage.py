@@ -17,7 +17,8 @@ from nova_vcloud import exception
 
 #: {noun: the module of its verbs}
 NOUNS = {'ecu': 'nova_vcloud.cmd.manage_ecu',
-         'qos': 'nova_vcloud.cmd.manage_qos'}
+         'qos': 'nova_vcloud.cmd.manage_qos',
+         'scheduler': 'nova_vcloud.cmd.manage_scheduler'}
 
 
 def _nouns() -> dict[str, Any]:

@@ -37,7 +37,8 @@ MAY_IMPORT = {
     'nova_vcloud.virt_docker': {'nova_vcloud', 'nova_vcloud.qos', 'nova'},
     'nova_vcloud.agent': {'nova_vcloud', 'nova_vcloud.qos'},
     'nova_vcloud.cmd': {
-        'nova_vcloud', 'nova_vcloud.agent', 'nova_vcloud.qos'},
+        'nova_vcloud', 'nova_vcloud.agent', 'nova_vcloud.filters',
+        'nova_vcloud.qos'},
     'nova_vcloud.ml2': {'nova_vcloud'},
     'nova_vcloud.osc': {'nova_vcloud'},
     'nova_vcloud.dashboard': {'nova_vcloud'},

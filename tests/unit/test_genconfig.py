@@ -18,7 +18,9 @@ ETC = ROOT / 'etc' / 'nova-vcloud'
 
 def read(example):
     """Parse a file; [DEFAULT] is a section like any other, as in Nova."""
-    parser = configparser.ConfigParser(default_section='nothing')
+    # An option that may be given several times is no mistake.
+    parser = configparser.ConfigParser(default_section='nothing',
+                                       strict=False)
     parser.read(ETC / example)
     return parser
 

@@ -3,6 +3,7 @@
 
 import configparser
 import json
+import re
 import shlex
 import stat
 import subprocess
@@ -46,7 +47,8 @@ def test_every_value_of_every_template_is_filled_in(cloud, secret):
 )
 def test_oslo_reads_it_and_no_option_is_given_twice(cloud, secret, path):
     file = by_name(cloud, secret)[path]
-    ini(file.text)  # strict: raises on a section or option given twice
+    # Strict: raises on a section or option given twice. This one may be.
+    ini(re.sub('(?m)^available_filters = .*\n', '', file.text))
     config.write_one(file)
 
     cfg.ConfigOpts()(args=[], default_config_files=[str(file.path)])

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keeps the servers of an application apart, as far as it asks for.
+
+An application is a name, in the hint ``app`` or the flavor's ``vcloud:app``:
+no group is made before, and its servers may come at any time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from collections.abc import Iterator
+
+from nova import conf
+from nova import objects
+from nova.scheduler import host_manager
+from oslo_log import log
+
+from nova_vcloud import applications
+from nova_vcloud import exception
+from nova_vcloud.conf import scheduler
+from nova_vcloud.filters import app_index
+from nova_vcloud.filters import app_reader
+from nova_vcloud.filters import base
+from nova_vcloud.filters import choices
+
+CONF = conf.CONF
+scheduler.register_opts(CONF)
+LOG = log.getLogger(__name__)
+
+#: {level: key in the metadata of aggregates}
+DOMAINS = {'zone': 'availability_zone', 'rack': 'rack'}
+
+INDEX = app_index.listening(app_index.Index(
+    app_reader.Reader, lambda: CONF.vcloud_scheduler.app_refresh_interval))
+
+
+class AppAntiAffinityFilter(base.Filter):
+    """Holds to the maxima of a server's application, or lets them give way.
+
+    List it last: a soft rule gives way when no host is left *here*.
+    """
+
+    def judge(self, hosts: list[host_manager.HostState],
+              spec: objects.RequestSpec) -> Iterator[base.Verdict]:
+        """Yield each host and why it cannot be; '' when it can."""
+        try:
+            rule = rule_of(spec)
+        except exception.InvalidRequest as e:
+            for host in hosts:
+                yield host, str(e)
+            return
+        if rule is None or not hosts:
+            for host in hosts:
+                yield host, ''
+            return
+        uuid = spec.instance_uuid
+        INDEX.watch()
+        INDEX.note_request(uuid, rule.key)
+        choices.RECENT.watch(hosts)
+        if rule.caps:
+            yield from _judge(hosts, rule, spec, INDEX.placed(rule.key, uuid))
+        else:
+            for host in hosts:
+                yield host, ''
+
+
+def rule_of(spec: objects.RequestSpec) -> applications.Rule | None:
+    """Return what holds for the server of a request.
+
+    :raises InvalidRequest: with the hint, key or option that is wrong
+    """
+    group = CONF.vcloud_scheduler
+    names = [f'app_max_per_{level}' for level in applications.LEVELS]
+    return applications.rule(
+        spec.project_id, base.hints(spec), base.extra_specs(spec),
+        {name: getattr(group, name) for name in [*names, 'app_policy']})
+
+
+def _judge(hosts: list[host_manager.HostState], rule: applications.Rule,
+           spec: objects.RequestSpec,
+           placed: dict[str, int]) -> Iterator[base.Verdict]:
+    where = base.Pools(places)
+    spread = spread_of(hosts, placed)
+    total = spread.total + 1
+    if not INDEX.knows(spec.instance_uuid):
+        # Of one request for many, the others come after this one.
+        total = max(total, spec.num_instances or 1)
+    caps = {level: cap.of(total) for level, cap in rule.caps.items()}
+    attempts = rule.attempts()
+    for levels in attempts:
+        reasons = [_full(host, where.of(host), levels, caps, spread, rule.key)
+                   for host in hosts]
+        if not all(reasons):
+            break
+    if levels != attempts[0]:
+        LOG.info('Server %s of application %s: no host is within its maxima '
+                 'of %s, which are soft', spec.instance_uuid, rule.key,
+                 ', '.join(lv for lv in attempts[0] if lv not in levels))
+    yield from zip(hosts, reasons, strict=True)
+
+
+def _full(host: host_manager.HostState, where: dict[str, str | None],
+          levels: Iterable[str], caps: dict[str, int],
+          spread: applications.Spread, key: applications.Key) -> str:
+    """Return at which level a host is full of an application, '' if none."""
+    for level in levels:
+        count = spread.count(level, host.host, where.get(level))
+        if count >= caps[level]:
+            name = where.get(level) or host.host
+            return (f'{level} {name} has {count} servers of application '
+                    f'{key}, may have {caps[level]}')
+    return ''
+
+
+def places(host: host_manager.HostState) -> dict[str, str | None]:
+    """Return {level: domain} of a host; without a rack it is one itself."""
+    zone, rack = (min(base.metadata(host, key), default=None)
+                  for key in DOMAINS.values())
+    return {'zone': zone or CONF.default_availability_zone, 'rack': rack}
+
+
+def spread_of(hosts: Iterable[host_manager.HostState],
+              placed: dict[str, int]) -> applications.Spread:
+    """Return how servers are spread.
+
+    :param placed: {host: servers}, of candidates and of others
+    """
+    found = domains(hosts)
+    # Of a zone without aggregate only what is there is known.
+    named = set().union(*found['zone'].values())
+    found['zone'].setdefault(CONF.default_availability_zone, set()).update(
+        host for host in placed if host not in named)
+    return applications.Spread(placed, found)
+
+
+def domains(hosts: Iterable[host_manager.HostState]
+            ) -> dict[str, dict[str, set[str]]]:
+    """Return {level: {domain: its hosts}}, of candidates and of others."""
+    found: dict[str, dict[str, set[str]]] = {level: {} for level in DOMAINS}
+    seen = set()
+    for host in hosts:
+        for aggregate in host.aggregates or ():
+            if id(aggregate) in seen:
+                continue
+            seen.add(id(aggregate))
+            for level, key in DOMAINS.items():
+                name = (aggregate.metadata or {}).get(key)
+                if name is not None:
+                    found[level].setdefault(name, set()).update(
+                        aggregate.hosts or ())
+    return found

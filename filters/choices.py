@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What this scheduler has decided of late.
+
+Nova tells filters and weighers nothing of what became of their work: a server
+is seen on its host only when the host has built it. So hosts that are shown to
+us are watched for Nova's call of ``consume_from_request``, which follows the
+claim in Placement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterable
+import functools
+import itertools
+import threading
+
+from nova import objects
+from nova.scheduler import host_manager
+
+#: Called with (server uuid, host name) after a choice.
+Listener = Callable[[str, str], None]
+
+
+class Choices:
+    """The order in which hosts were chosen, for many threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._numbers = itertools.count(1)
+        self._last: dict[str, int] = {}
+        self._listeners: list[Listener] = []
+
+    def listen(self, listener: Listener) -> None:
+        """Have ``listener`` called after each choice."""
+        with self._lock:
+            self._listeners.append(listener)
+
+    def watch(self, hosts: Iterable[host_manager.HostState]) -> None:
+        """Note when one of these is chosen; they live for one request."""
+        for host in hosts:
+            if 'consume_from_request' not in vars(host):
+                host.consume_from_request = functools.partial(
+                    self._consumed, host)
+
+    def _consumed(self, host: host_manager.HostState,
+                  spec: objects.RequestSpec) -> None:
+        type(host).consume_from_request(host, spec)
+        with self._lock:
+            self._last[host.host] = next(self._numbers)
+            listeners = list(self._listeners)
+        for listener in listeners:
+            listener(spec.instance_uuid, host.host)
+
+    def turns(self) -> dict[str, float]:
+        """Return {host: how recently it was chosen}, up to 1; not 0."""
+        with self._lock:
+            newest = max(self._last.values(), default=1)
+            return {host: turn / newest
+                    for host, turn in self._last.items()}
+
+
+#: Of this process.
+RECENT = Choices()

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Figures that a host tells its scheduler, as stats of its compute node.
+
+They are texts there; whatever they are, reading them never fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import dataclasses
+import math
+from typing import Any
+
+#: As Nova keeps them.
+Stats = Mapping[str, Any] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Ecu:
+    """Compute units of a host; None where it does not tell.
+
+    A scheduler reads of thousands of hosts what it needs: each figure has a
+    function beside this class.
+
+    :ivar per_core: of one core
+    :ivar total: of all CPUs for servers
+    :ivar used: by its servers, when it was measured
+    :ivar node_cpus: CPUs for servers in each NUMA node
+    """
+
+    per_core: float | None = None
+    total: float | None = None
+    used: float | None = None
+    node_cpus: tuple[int, ...] = ()
+
+    def to_stats(self) -> dict[str, str]:
+        """Return what the functions read."""
+        found = {name: format(value, 'g') for name, value in (
+            ('ecu_per_core', self.per_core), ('ecu_total', self.total),
+            ('ecu_used', self.used)) if value is not None}
+        if self.node_cpus:
+            found['numa_node_cpus'] = ','.join(map(str, self.node_cpus))
+        return found
+
+
+def ecu_per_core(stats: Stats) -> float | None:
+    """Return the ECU of one core, None if stats do not tell."""
+    return number(stats.get('ecu_per_core')) or None if stats else None
+
+
+def ecu_sold(stats: Stats) -> tuple[float, float] | None:
+    """Return (ECU in use, of so many), None if stats do not tell."""
+    if not stats:
+        return None
+    used, total = (number(stats.get('ecu_used')),
+                   number(stats.get('ecu_total')))
+    return (used, total) if used is not None and total else None
+
+
+def node_cpus(stats: Stats) -> tuple[int, ...]:
+    """Return the CPUs for servers in each NUMA node, () if not told."""
+    text = stats.get('numa_node_cpus') if stats else None
+    if not isinstance(text, str):
+        return ()
+    found = [number(part) for part in text.split(',')]
+    return tuple(int(n) for n in found if n is not None) \
+        if None not in found else ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Load:
+    """What is in use of a host, by measuring.
+
+    :ivar cpu: share of the CPUs' time, 0 to 1
+    :ivar memory: share, 0 to 1; caches that can go are free
+    :ivar servers: that were there then
+    :ivar time: Unix time of the measurement
+    """
+
+    cpu: float
+    memory: float
+    servers: int
+    time: float
+
+    def to_stats(self) -> dict[str, str]:
+        """Return what :meth:`of` reads."""
+        return {'load_cpu': format(self.cpu, '.3f'),
+                'load_memory': format(self.memory, '.3f'),
+                'load_servers': str(self.servers),
+                'load_time': format(self.time, '.0f')}
+
+    @classmethod
+    def of(cls, stats: Stats) -> Load | None:
+        """Return what stats tell; None when it is not all there."""
+        if not stats:
+            return None
+        cpu = number(stats.get('load_cpu'))
+        memory = number(stats.get('load_memory'))
+        servers = number(stats.get('load_servers'))
+        time = number(stats.get('load_time'))
+        if cpu is None or memory is None or servers is None or time is None:
+            return None
+        return cls(min(cpu, 1.0), min(memory, 1.0), int(servers), time)
+
+
+def number(value: object) -> float | None:
+    """Return a finite number from 0 on, None for anything else."""
+    try:
+        found = float(value)  # type: ignore[arg-type] - if not, TypeError
+    except (TypeError, ValueError, OverflowError):
+        return None
+    # NaN is not in any range.
+    return found if 0 <= found < math.inf else None
