@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from collections.abc import Iterator
 import datetime as dt
+from typing import Any
 
 from nova import context as nova_context
 from nova import objects
@@ -137,6 +138,6 @@ def _of(context: nova_context.RequestContext, uuids: Iterable[str]
             model.uuid.in_(list(uuids))))
 
 
-def _places(query: sa.orm.Query) -> list[app_index.Place]:
+def _places(query: Any) -> list[app_index.Place]:
     return [app_index.Place(uuid, host, bool(deleted))
             for uuid, host, deleted in query.all()]

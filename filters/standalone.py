@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from nova import monkey_patch
+from oslo_log import log
+from oslo_service import backend
 
 
 def configure(files: Iterable[str]) -> None:
@@ -16,9 +17,9 @@ def configure(files: Iterable[str]) -> None:
 
     :param files: configuration files; none for Nova's own search
     """
-    monkey_patch.patch(backend='threading')
+    backend.init_backend(backend.BackendType.THREADING)
     from nova import config  # noqa: PLC0415 - after the choice of threads
-    from oslo_log import log  # noqa: PLC0415
     options = [part for file in files for part in ('--config-file', file)]
-    config.parse_args(['nova-vcloud-manage', *options], init_rpc=False)
+    # A cell's mapping refers to options of the transport; none is opened.
+    config.parse_args(['nova-vcloud-manage', *options])
     log.set_defaults(default_log_levels=['nova=WARN', 'nova_vcloud=WARN'])

@@ -103,10 +103,10 @@ class Load:
         return cls(min(cpu, 1.0), min(memory, 1.0), int(servers), time)
 
 
-def number(value: object) -> float | None:
+def number(value: Any) -> float | None:
     """Return a finite number from 0 on, None for anything else."""
     try:
-        found = float(value)  # type: ignore[arg-type] - if not, TypeError
+        found = float(value)
     except (TypeError, ValueError, OverflowError):
         return None
     # NaN is not in any range.

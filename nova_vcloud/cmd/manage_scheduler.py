@@ -61,15 +61,19 @@ def _explain(_conf: cfg.ConfigOpts, args: Any) -> int:
 
 def _tables(verdicts: Sequence[Any]) -> str:
     """Return hosts by filters, and those that pass by weighers."""
-    filters = list(dict.fromkeys(
+    every = list(dict.fromkeys(
         name for v in verdicts for name in v.filters))
+    filters = [name for name in every
+               if not all(v.filters.get(name, True) for v in verdicts)]
+    pleased = [name for name in every if name not in filters]
     marks = {True: 'ok', False: 'NO', None: ''}
     rows = [['host', *filters, 'reason']] + [
         [v.host, *(marks[v.filters.get(name)] for name in filters), v.reason]
         for v in verdicts]
     passed = [v for v in verdicts if v.passed]
+    text = f'{_table(rows)}\n\nno objection: {", ".join(pleased) or "none"}'
     if not passed:
-        return f'{_table(rows)}\n\nno host is left: No valid host was found'
+        return f'{text}\nno host is left: No valid host was found'
     weighers = list(passed[0].scores)
     silent = [name for name in weighers
               if not any(v.scores[name] for v in passed)]
@@ -78,7 +82,7 @@ def _tables(verdicts: Sequence[Any]) -> str:
         [v.host, *(f'{v.scores[name]:.3f}' for name in spoken),
          f'{v.total:.3f}'] for v in passed]
     return '\n\n'.join([
-        _table(rows), _table(scores),
+        text, _table(scores),
         f'0 for every host: {", ".join(silent) or "none"}'])
 
 
