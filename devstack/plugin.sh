@@ -99,6 +99,20 @@ function configure_vcloud_nova {
     iniset "$NOVA_CONF" docker url "$NOVA_VCLOUD_ENGINE_URL"
     iniset "$NOVA_CONF" docker runtime nova-vcloud
     iniset "$NOVA_CONF" docker runtime_links_path "$NOVA_VCLOUD_LINKS_PATH"
+    if is_service_enabled n-sch; then
+        configure_vcloud_scheduler
+    fi
+}
+
+# configure_vcloud_scheduler() - Add filters and weighers to DevStack's own
+function configure_vcloud_scheduler {
+    local ours=ZoneFilter,EcuFilter,AppAntiAffinityFilter
+    iniset_multiline "$NOVA_CONF" filter_scheduler available_filters \
+        nova.scheduler.filters.all_filters nova_vcloud.filters.all_filters
+    iniset "$NOVA_CONF" filter_scheduler enabled_filters \
+        "${NOVA_FILTERS:+$NOVA_FILTERS,}$ours"
+    iniset "$NOVA_CONF" filter_scheduler weight_classes \
+        "nova.scheduler.weights.all_weighers,nova_vcloud.filters.weighers.all_weighers"
 }
 
 # configure_vcloud_neutron() - Tell Neutron's server the physical network and

@@ -113,11 +113,14 @@ def _requests(context: nova_context.RequestContext, after: int, last: int
 
 def _cells(context: nova_context.RequestContext
            ) -> Iterator[nova_context.RequestContext]:
-    """Yield a context for each cell with hosts."""
+    """Yield a context for each cell.
+
+    Disabled ones have servers, too, and cell0 tells of those that found no
+    host when they are deleted.
+    """
     for cell in objects.CellMappingList.get_all(context):
-        if not cell.is_cell0() and not cell.disabled:
-            with nova_context.target_cell(context, cell) as targeted:
-                yield targeted
+        with nova_context.target_cell(context, cell) as targeted:
+            yield targeted
 
 
 @main_db.pick_context_manager_reader

@@ -172,6 +172,10 @@ def _spec(context: nova_context.RequestContext,
             raise exception.InvalidRequest(
                 f'there is no server {wish.server}') from None
         spec.flavor = flavor
+        spec.reset_forced_destinations()
+        # What is not stored, as conductor sets it for a resize.
+        spec.requested_resources = []
+        spec.request_level_params = objects.RequestLevelParams()
         return spec
     image = objects.ImageMeta.from_dict({'properties': {}})
     hints = {name: [value] for name, value in wish.hints.items()}

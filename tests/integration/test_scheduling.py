@@ -159,7 +159,8 @@ def test_an_administrator_names_the_host(desk: Desk):
 
 
 def test_an_explanation_of_what_cannot_be(desk: Desk):
-    boot(desk, 'one', app='why', app_max_per_host='1', host='compute1')
+    one = ask(desk, 'one', app='why', app_max_per_host='1', host='compute1')
+    desk.wait(one, 'ACTIVE')
     code, verdicts = explain(
         desk, '--flavor', 'c1.tiny', '--hint', 'app=why', '--hint',
         'app_max_per_host=1', '--project', desk.api.current_project_id,
@@ -167,6 +168,11 @@ def test_an_explanation_of_what_cannot_be(desk: Desk):
     assert code == 2
     assert [v['reason'] for v in verdicts] == [
         'host compute1 has 1 servers of application why, may have 1']
+    # Of a resize; its own server is in nobody's way.
+    code, verdicts = explain(desk, '--flavor', 'c1.small', '--server', one.id)
+    assert code == 0
+    assert verdicts[0]['host'] == 'compute1'
+    assert verdicts[0]['scores']['SameHostWeigher'] == 1000
 
 
 # Last: Nova avoids a host that refused a build, until one succeeds there.

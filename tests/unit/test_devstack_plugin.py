@@ -40,6 +40,7 @@ function setup_develop { note setup_develop "$@"; }
 function restart_service { note restart_service "$@"; }
 function get_python_exec_prefix { echo /opt/stack/data/venv/bin; }
 function iniset { note iniset "$@"; }
+function iniset_multiline { note iniset_multiline "$@"; }
 function iniget { echo "$FLAT_NETWORKS"; }
 function sudo { "$@"; }
 function is_service_enabled {
@@ -218,6 +219,19 @@ def test_post_config_chooses_the_driver(host):
     nova = 'iniset /etc/nova/nova.conf'
     assert f'{nova} DEFAULT compute_driver virt_docker.DockerDriver' in calls
     assert f'{nova} docker runtime_links_path {host.links}' in calls
+    assert not [call for call in calls if 'filter_scheduler' in call]
+
+
+def test_post_config_adds_filters_where_the_scheduler_is(host):
+    host.env['ENABLED_SERVICES'] += ',n-sch'
+    host.env['NOVA_FILTERS'] = 'NOVA'
+    found = [call.partition(' filter_scheduler ')[2] for call in host.phase(
+        'stack', 'post-config') if 'filter_scheduler' in call]
+    assert [call.replace('nova.scheduler.', '').replace(
+        'nova_vcloud.filters.', 'our.') for call in found] == [
+            'available_filters filters.all_filters our.all_filters',
+            'enabled_filters NOVA,ZoneFilter,EcuFilter,AppAntiAffinityFilter',
+            'weight_classes weights.all_weighers,our.weighers.all_weighers']
 
 
 def test_post_config_sets_only_options_that_exist(host):

@@ -62,6 +62,16 @@ def test_all_limits_are_in_force_after_spawn(host, server):
     assert seen(host, *server) == right(host)
 
 
+def test_the_scheduler_is_told_what_is_in_use(host, server):
+    assert host.resources.ecu(4.0).to_stats() | {
+        'numa_node_cpus': ''} == {
+            'ecu_per_core': '4', 'ecu_total': str(4 * os.cpu_count()),
+            'ecu_used': '1', 'numa_node_cpus': ''}
+    host.containers.destroy(server[0].uuid)
+    assert host.resources.ecu(4.0).used == 0
+    assert host.resources.ecu(None).to_stats().keys() == {'numa_node_cpus'}
+
+
 def test_the_first_process_is_limited_already(host):
     """It notes its own limits before anything else."""
     instance, ports = host.instance(**ALL), host.ports()
