@@ -56,7 +56,7 @@ class AppAntiAffinityFilter(base.Filter):
         uuid = spec.instance_uuid
         INDEX.watch()
         INDEX.note_request(uuid, rule.key)
-        choices.RECENT.watch(hosts)
+        choices.watch(hosts)
         if rule.caps:
             yield from _judge(hosts, rule, spec, INDEX.placed(rule.key, uuid))
         else:

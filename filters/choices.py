@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Iterable
-import functools
 import itertools
 import threading
 
@@ -36,21 +35,13 @@ class Choices:
         with self._lock:
             self._listeners.append(listener)
 
-    def watch(self, hosts: Iterable[host_manager.HostState]) -> None:
-        """Note when one of these is chosen; they live for one request."""
-        for host in hosts:
-            if 'consume_from_request' not in vars(host):
-                host.consume_from_request = functools.partial(
-                    self._consumed, host)
-
-    def _consumed(self, host: host_manager.HostState,
-                  spec: objects.RequestSpec) -> None:
-        type(host).consume_from_request(host, spec)
+    def note(self, server: str, host: str) -> None:
+        """Note that a server was sent to a host."""
         with self._lock:
-            self._last[host.host] = next(self._numbers)
+            self._last[host] = next(self._numbers)
             listeners = list(self._listeners)
         for listener in listeners:
-            listener(spec.instance_uuid, host.host)
+            listener(server, host)
 
     def turns(self) -> dict[str, float]:
         """Return {host: how recently it was chosen}, up to 1; not 0."""
@@ -62,3 +53,33 @@ class Choices:
 
 #: Of this process.
 RECENT = Choices()
+
+
+class _Watched:
+    """What a watched host has before its own class."""
+
+    host: str
+
+    def consume_from_request(self, spec_obj: objects.RequestSpec) -> None:
+        """Be chosen, and have that noted."""
+        super().consume_from_request(spec_obj)  # type: ignore[misc]
+        RECENT.note(spec_obj.instance_uuid, self.host)
+
+
+_KINDS: dict[type, type] = {}
+
+
+def _watched(kind: type) -> type:
+    if kind not in _KINDS:
+        _KINDS[kind] = type(kind.__name__, (_Watched, kind), {})
+    return _KINDS[kind]
+
+
+def watch(hosts: Iterable[host_manager.HostState]) -> None:
+    """Have it noted when one of these is chosen; they live for one request.
+
+    A bound method in each would be a cycle, and there are thousands.
+    """
+    for host in hosts:
+        if not isinstance(host, _Watched):
+            host.__class__ = _watched(type(host))

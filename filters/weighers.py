@@ -100,7 +100,7 @@ class UsageWeigher(Weigher):
     def weigh(self, hosts: list[host_manager.HostState],
               spec: objects.RequestSpec) -> list[float]:
         """Return a weight from 0 to 1 for each host."""
-        choices.RECENT.watch(hosts)
+        choices.watch(hosts)
         turns = choices.RECENT.turns()
         pools, request = base.Pools(fills_up), _Asked.of(spec)
         found = []
@@ -218,7 +218,7 @@ class AppAntiAffinityWeigher(Weigher):
         index, uuid = app_anti_affinity.INDEX, spec.instance_uuid
         index.watch()
         index.note_request(uuid, rule.key)
-        choices.RECENT.watch(hosts)
+        choices.watch(hosts)
         placed = index.placed(rule.key, uuid)
         return _ranks(_neighbours(hosts, placed))
 
