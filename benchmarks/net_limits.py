@@ -144,10 +144,6 @@ class Bench:
                         limits.UNLIMITED, rate * 125_000 if way in ways
                         else limits.UNLIMITED) for way in tc.WAYS])
 
-    def lossy(self, way: str) -> bool:
-        """Tell whether a sender in a direction loses what cannot wait."""
-        return way == 'out' and self.outbound == tc.IFB
-
     def receiver(self, way: str) -> Server:
         """Return who receives what goes in a direction."""
         return self.limited if way == 'in' else self.other
@@ -245,12 +241,7 @@ def errors(bench: Bench, outbound: str) -> Iterator[_report.Row]:
 
 
 def beside(bench: Bench, outbound: str) -> Iterator[_report.Row]:
-    """Yield what a loaded direction does to the other.
-
-    What a server sends by way of an IFB is dropped there when its queue is
-    full, and acknowledgements of the other direction wait in that one's: TCP
-    that has both lacks what it needs. So that has no goal, but is shown.
-    """
+    """Yield what a loaded direction does to the other."""
     rate = 100
     for way, other in (tc.WAYS, tc.WAYS[::-1]):
         bench.limit(rate, *tc.WAYS)
@@ -262,7 +253,7 @@ def beside(bench: Bench, outbound: str) -> Iterator[_report.Row]:
             yield _report.Row(
                 f'{_label(way, outbound)} {rate} Mbit/s, {name}, other way '
                 'full: change', abs(both / alone - 1) * 100, '%',
-                '' if bench.lossy(way) and name != FLOOD else '<= 2')
+                '<= 2')
 
 
 def delays(bench: Bench, outbound: str) -> Iterator[_report.Row]:
