@@ -8,6 +8,7 @@ from mini import config
 from mini import settings
 from mini import stamps
 
+REGION = 'RegionOne'
 ENDPOINTS = (
     ('nova', 'compute', 'nova-api', '/v2.1'),
     ('glance', 'image', 'glance', ''),
@@ -30,7 +31,7 @@ def connect(
         project_name=user,
         user_domain_id='default',
         project_domain_id='default',
-        region_name='RegionOne',
+        region_name=REGION,
         compute_default_microversion='2.96',
     )
 
@@ -66,6 +67,16 @@ def _user(
         identity.assign_project_role_to_user(project, user, role)
 
 
+def _system_reader(cloud: connection.Connection, name: str) -> None:
+    """Let a user read of Keystone what belongs to no project."""
+    identity = cloud.identity
+    user = identity.find_user(
+        name, domain_id='default', ignore_missing=False
+    )
+    role = identity.find_role('reader', ignore_missing=False)
+    identity.assign_system_role_to_user(user, role, 'all')
+
+
 def _endpoints(cloud: settings.Cloud, api: connection.Connection) -> None:
     """Register the APIs, each once per interface."""
     identity = api.identity
@@ -79,7 +90,7 @@ def _endpoints(cloud: settings.Cloud, api: connection.Connection) -> None:
                 identity.create_endpoint(
                     service_id=entry.id,
                     interface=interface,
-                    region_id='RegionOne',
+                    region_id=REGION,
                     url=cloud.url(service, path),
                 )
 
@@ -94,6 +105,8 @@ def seed(cloud: settings.Cloud) -> str | None:
         for name in config.SERVICE_USERS:
             _user(api, name, secret[name], project, ('admin', 'service'))
         _user(api, 'demo', secret['demo'], _project(api, 'demo'), ('member',))
+        # It checks quotas: reads every project's limits, and endpoints.
+        _system_reader(api, 'nova')
         _endpoints(cloud, api)
 
-    return stamps.once(cloud, 'identity', '1', work)
+    return stamps.once(cloud, 'identity', '2', work)

@@ -16,6 +16,7 @@ from mini import install
 from mini import network
 from mini import ports
 from mini import processes
+from mini import quotas
 from mini import readiness
 from mini import schemas
 from mini import seed
@@ -267,10 +268,11 @@ class Ascent:
         cloud = self._cloud
         accounts = 'accounts and endpoints'
         works: dict[str, tuple[Work, tuple[str, ...]]] = {
+            'quotas': (lambda: quotas.seed(cloud), (accounts,)),
             'flavors': (lambda: seed.flavors(cloud), ('nova-api',)),
             'key pairs': (
                 lambda: seed.keypairs(cloud),
-                ('nova-api', 'operator key'),
+                ('nova-api', 'operator key', 'quotas'),
             ),
             'network lan': (lambda: seed.network(cloud), ('neutron-api',)),
             'security rules': (
