@@ -54,14 +54,13 @@ class AppAntiAffinityFilter(base.Filter):
                 yield host, ''
             return
         uuid = spec.instance_uuid
-        INDEX.watch()
-        INDEX.note_request(uuid, rule.key)
+        INDEX.begin(uuid, rule.key)
         choices.watch(hosts)
-        if rule.caps:
-            yield from _judge(hosts, rule, spec, INDEX.placed(rule.key, uuid))
-        else:
-            for host in hosts:
-                yield host, ''
+        reasons = _judge(hosts, rule, spec, INDEX.placed(rule.key, uuid)) \
+            if rule.caps else [''] * len(hosts)
+        if all(reasons):
+            INDEX.end(rule.key)
+        yield from zip(hosts, reasons, strict=True)
 
 
 def rule_of(spec: objects.RequestSpec) -> applications.Rule | None:
@@ -78,7 +77,8 @@ def rule_of(spec: objects.RequestSpec) -> applications.Rule | None:
 
 def _judge(hosts: list[host_manager.HostState], rule: applications.Rule,
            spec: objects.RequestSpec,
-           placed: dict[str, int]) -> Iterator[base.Verdict]:
+           placed: dict[str, int]) -> list[str]:
+    """Return why each host cannot be."""
     where = base.Pools(places)
     spread = spread_of(hosts, placed)
     total = spread.total + 1
@@ -96,7 +96,7 @@ def _judge(hosts: list[host_manager.HostState], rule: applications.Rule,
         LOG.info('Server %s of application %s: no host is within its maxima '
                  'of %s, which are soft', spec.instance_uuid, rule.key,
                  ', '.join(lv for lv in attempts[0] if lv not in levels))
-    yield from zip(hosts, reasons, strict=True)
+    return reasons
 
 
 def _full(host: host_manager.HostState, where: dict[str, str | None],

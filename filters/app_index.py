@@ -21,6 +21,7 @@ from oslo_log import log
 
 from nova_vcloud.applications import Key
 from nova_vcloud.filters import choices
+from nova_vcloud.filters import turns
 
 LOG = log.getLogger(__name__)
 
@@ -81,6 +82,7 @@ class Index:
         self._keys: dict[str, Key] = {}
         self._hosts: dict[str, str | None] = {}
         self._choices: dict[str, _Choice] = {}
+        self._turns = turns.Turns()
         self._pid = 0
         self._looked = threading.Event()
 
@@ -122,9 +124,24 @@ class Index:
         """Note where a server was sent; of no application, it is nothing."""
         now = self._clock()
         with self._lock:
-            if uuid in self._keys:
+            key = self._keys.get(uuid)
+            if key:
                 self._choices[uuid] = _Choice(
                     host, now + CHOICE_TTL, bool(self._hosts.get(uuid)))
+        if key:
+            self._turns.give(key)
+
+    def begin(self, uuid: str, key: Key) -> None:
+        """Begin to place a server: nobody else of its application does so
+        until a host is chosen, or :meth:`end` says that there is none.
+        """
+        self.watch()
+        self._turns.take(key)
+        self.note_request(uuid, key)
+
+    def end(self, key: Key) -> None:
+        """Let others of the application be placed: nothing was chosen."""
+        self._turns.give(key)
 
     # What the databases say
 

@@ -216,8 +216,7 @@ class AppAntiAffinityWeigher(Weigher):
         if rule is None:
             return [0.0] * len(hosts)
         index, uuid = app_anti_affinity.INDEX, spec.instance_uuid
-        index.watch()
-        index.note_request(uuid, rule.key)
+        index.begin(uuid, rule.key)
         choices.watch(hosts)
         placed = index.placed(rule.key, uuid)
         return _ranks(_neighbours(hosts, placed))

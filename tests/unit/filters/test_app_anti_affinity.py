@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Servers of an application are kept apart: hard, or as far as it goes."""
 
+from concurrent import futures
 import logging
+import time
 
 from hypothesis import HealthCheck
 from hypothesis import given
@@ -14,6 +16,7 @@ import zoo
 from nova_vcloud import applications
 from nova_vcloud.filters import app_anti_affinity
 from nova_vcloud.filters import app_index
+from nova_vcloud.filters import turns
 from nova_vcloud.filters import weighers
 
 WEB = {'app': 'web', 'app_max_per_host': '1'}
@@ -134,6 +137,39 @@ def test_what_was_chosen_counts_before_it_is_built():
     assert found[0].vcpus_used == 1  # Nova's own part was done
     assert zoo.passed(kind, hosts('a', 'b'), zoo.request(
         'two', hints=WEB)) == ['b']
+
+
+@pytest.mark.parametrize('hints', [WEB, {'app': 'web'}])
+def test_of_many_at_once_each_finds_a_host_of_its_own(hints):
+    names = [f'h{number}' for number in range(20)]
+
+    def place(number):
+        found, spec = hosts(*names), zoo.request(f's{number}', hints=hints)
+        left = app_anti_affinity.AppAntiAffinityFilter().filter_all(
+            found, spec)
+        time.sleep(0.01)  # other filters
+        liked = zoo.scores(weighers.AppAntiAffinityWeigher, left, spec)
+        time.sleep(0.02)  # the claim
+        host = max(left, key=lambda each: liked[each.host])
+        host.consume_from_request(spec)
+        return host.host
+
+    with futures.ThreadPoolExecutor(20) as pool:
+        assert sorted(pool.map(place, range(20))) == sorted(names)
+
+
+def test_a_request_that_comes_to_nothing_holds_nobody_up(running, index):
+    running(one='a')
+    index._turns = turns.Turns(timeout=0.2)
+    with futures.ThreadPoolExecutor(1) as pool:
+        # Rejected: over at once. Passed and never chosen: over in a while.
+        for name, least, most in (('a', 0, 0.1), ('b', 0.15, 2)):
+            assert pool.submit(passed, hosts(name)).result() == (
+                ['b'] if name == 'b' else [])
+            start = time.monotonic()
+            passed(hosts('b'), server='two')
+            assert least <= time.monotonic() - start < most
+            index.end(applications.Key('p', 'web'))
 
 
 def test_soft_gives_way_from_the_widest_to_the_narrowest(running, caplog):
