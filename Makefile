@@ -4,8 +4,8 @@
 SHELL := /bin/bash
 VENV := $(or $(MINICLOUD_CACHE),/var/cache/nova-vcloud)/venv
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint test-unit test-contract test-functional \
-        test-integration test-vm bench genconfig docs clean
+LAYERS := $(addprefix test-,unit contract functional integration scheduler vm)
+.PHONY: help demo test lint $(LAYERS) bench genconfig docs clean
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -20,7 +20,7 @@ test:  ## Run every check and every layer of tests
 lint:  ## Run the checks that run no code: ruff, mypy, shell, docs
 	tests/run lint
 
-test-unit test-contract test-functional test-integration test-vm:  ## One layer
+$(LAYERS):  ## One layer
 	tests/run $(@:test-%=%)
 
 bench:  ## Measure; build/bench/*.json; fails when a goal is missed

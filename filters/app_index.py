@@ -136,7 +136,9 @@ class Index:
         until a host is chosen, or :meth:`end` says that there is none.
         """
         self.watch()
-        self._turns.take(key)
+        # Nova looks once more for alternatives, after the last choice.
+        if uuid not in self._choices:
+            self._turns.take(key)
         self.note_request(uuid, key)
 
     def end(self, key: Key) -> None:

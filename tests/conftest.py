@@ -16,6 +16,7 @@ LAYERS = {
     'contract': 'against installed Nova, Neutron, os-vif; no service',
     'functional': 'root: real dockerd, network namespaces, cgroups',
     'integration': 'root: the mini cloud, brought up by the test',
+    'scheduler': 'Nova\'s own services in one process, with made-up hosts',
     'vm': 'root: an emulated machine with systemd and cgroup v2',
 }
 

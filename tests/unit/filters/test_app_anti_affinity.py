@@ -158,6 +158,18 @@ def test_of_many_at_once_each_finds_a_host_of_its_own(hints):
         assert sorted(pool.map(place, range(20))) == sorted(names)
 
 
+def test_alternatives_hold_nobody_up(index):
+    found, spec = hosts('a', 'b'), zoo.request('one', hints=WEB)
+    kind = app_anti_affinity.AppAntiAffinityFilter
+    zoo.passed(kind, found, spec)
+    found[0].consume_from_request(spec)
+    assert zoo.passed(kind, found, spec) == ['a', 'b']
+    with futures.ThreadPoolExecutor(1) as pool:
+        start = time.monotonic()
+        assert pool.submit(passed, hosts('a', 'b')).result() == ['b']
+        assert time.monotonic() - start < turns.TIMEOUT / 2
+
+
 def test_a_request_that_comes_to_nothing_holds_nobody_up(running, index):
     running(one='a')
     index._turns = turns.Turns(timeout=0.2)
