@@ -181,11 +181,14 @@ class DockerDriver(driver.ComputeDriver):
     def _stats(self, memory: float) -> dict[str, str]:
         """Return what the scheduler's filters and weighers read.
 
+        And the API: with stats that have no uptime it asks nobody for it.
+
         :param memory: share of memory in use, 0 to 1
         """
         known = self._resources.ecu(self._per_core())
         measured = self._meter.look(self._resources.servers(), memory)
-        return known.to_stats() | (measured.to_stats() if measured else {})
+        return {'uptime': self.get_host_uptime(), **known.to_stats(),
+                **(measured.to_stats() if measured else {})}
 
     def _hints(self, context: nova_context.RequestContext,
                instance: objects.Instance) -> dict[str, object]:
