@@ -35,6 +35,7 @@ from sqlalchemy import pool
 
 sys.modules[fake_hosts.MODULE] = fake_hosts
 CONF = integrated_helpers.CONF
+_CELLS = 'nova.tests.fixtures.CellDatabases'
 
 TIMEOUT = 90.0  # seconds, of everything that is waited for
 #: Seconds between two looks of our filters at where servers are.
@@ -85,6 +86,18 @@ class _Pool(pool.QueuePool):
     def __init__(self, creator: Any, **arguments: Any) -> None:
         # 0 is as many as are wanted.
         super().__init__(creator, **arguments | {'pool_size': 0})
+
+
+def _target_cell(databases: nova_fixtures.CellDatabases, context: Any,
+                 cell: Any) -> Any:
+    """Target a cell as Nova does.
+
+    The fixture's own way sets the cell for all threads, and gives up when
+    another one does so three times meanwhile: a request is lost. It is for
+    code that knows no cells and wants another one than the first; here is
+    only one with hosts.
+    """
+    return databases._real_target_cell(context, cell)
 
 
 class _Lines(logging.Handler):
@@ -151,13 +164,17 @@ class Cloud:
         self._nova = _Nova('runTest')
         self._lines = _Lines()
         self._numbers = itertools.count(1)
+        self._host_numbers = itertools.count(1)
         self._undo: list[Callable[[], None]] = []
         self._down: set[str] = set()
+        self._moved: set[str] = set()
         ours = logging.getLogger('nova_vcloud')
         ours.setLevel(logging.DEBUG)
         ours.addHandler(self._lines)
-        keeping = fixtures.MonkeyPatch('sqlalchemy.pool.NullPool', _Pool)
-        self._nova.useFixture(keeping)
+        for place, better in (
+                ('sqlalchemy.pool.NullPool', _Pool),
+                (f'{_CELLS}._wrap_target_cell', _target_cell)):
+            self._nova.useFixture(fixtures.MonkeyPatch(place, better))
         self._nova.setUp()
         # Nova's tests have each idle thread look for work 100 times a second
         # so that they end sooner; hundreds of them are the whole load then.
@@ -199,21 +216,24 @@ class Cloud:
         for flavor in self.admin.api.get_flavors(detail=False):
             if flavor['name'].startswith('made-'):
                 self.admin.api.delete_flavor(flavor['id'])
-        # Of servers that went while their host was down it knows nothing.
-        told = set(fake_hosts.FIGURES) | self._down
+        # Hosts that were down, or part of a move, count servers that are gone
+        # until they look again.
+        stale = {*fake_hosts.FIGURES, *self._down, *self._moved}
+        self._moved.clear()
         for host in list(self._down):
             self.rise(host)
         fake_hosts.FIGURES.clear()
         for name in self.hosts:
             self._nova.computes[name].manager.driver.forget_servers()
-        self._audit(told)
+        self._audit(stale)
         while self._undo:
             self._undo.pop()()
         self._lines.records.clear()
 
     def add_hosts(self, count: int) -> list[str]:
         """Start hosts and return their names."""
-        names = [f'host{len(self.hosts) + n + 1}' for n in range(count)]
+        # Nova does not make a node anew that it has deleted.
+        names = [f'host{next(self._host_numbers)}' for _ in range(count)]
         for name in names:
             self._nova._start_compute(name)
             self.hosts.append(name)
@@ -222,12 +242,13 @@ class Cloud:
     @contextlib.contextmanager
     def more_hosts(self, count: int) -> Iterator[list[str]]:
         """Have more hosts for a while; yield the names of all."""
-        names = self.add_hosts(count)
+        before = set(self.hosts)
         try:
+            self.add_hosts(count)
             yield list(self.hosts)
         finally:
             self.clean()
-            for name in names:
+            for name in [n for n in self.hosts if n not in before]:
                 self._remove_host(name)
 
     def _remove_host(self, name: str) -> None:
@@ -285,10 +306,6 @@ class Cloud:
                     context.get_admin_context(), cell) as targeted:
                 self._nova.computes[host].manager.update_available_resource(
                     targeted)
-
-    def audit(self) -> None:
-        """Do on all hosts what Nova does there once a minute."""
-        self._audit(self.hosts)
 
     def aggregate(self, name: str, hosts: Iterable[str],
                   zone: str | None = None, **metadata: str) -> int:
@@ -412,6 +429,10 @@ class Cloud:
             found.get('fault', {}).get('message', ''),
             self.said(said_since) if said_since is not None else ())
 
+    def note_move(self) -> None:
+        """Have all hosts look again at the next clean()."""
+        self._moved.update(self.hosts)
+
     def of_reservation(self, reservation: str) -> list[str]:
         """Return the UUIDs of the servers of one request."""
         return [server['id'] for server in self.admin.api.get_servers(
@@ -508,6 +529,7 @@ class Client:
     def _moved(self, server: Server, action: dict[str, Any],
                mark: int) -> Server:
         """Ask for a move and wait until it ended, well or not."""
+        self._cloud.note_move()
         self.api.post_server_action(server.uuid, action)
         # Nova has noted the action before it answered.
         request = self.api.get_instance_actions(server.uuid)[0]['request_id']

@@ -18,31 +18,28 @@ def hosts(cloud):
         yield found
 
 
-def at_once(cloud, **wishes):
+def at_once(cloud, count=COUNT, **wishes):
     """Boot servers at once; return {host: how many}."""
     flavor = cloud.flavor()
-    with futures.ThreadPoolExecutor(COUNT) as pool:
+    with futures.ThreadPoolExecutor(count) as pool:
         uuids = list(pool.map(
-            lambda _: cloud.admin.request(flavor, **wishes), range(COUNT)))
+            lambda _: cloud.admin.request(flavor, **wishes), range(count)))
     servers = [cloud.settled(uuid) for uuid in uuids]
     for server in servers:
         assert server.host or server.refused, server
     return collections.Counter(server.host for server in servers)
 
 
-def test_at_once_and_then_one_more(cloud, hosts, app, record_property):
-    """What threads of a scheduler decide at once none of them can know.
-
-    A Docker host refuses the second; hosts that are made up take it. So what
-    must hold is that every server has an end, and that all that came of it
-    counts for the one that comes later.
-    """
+def test_at_once_and_then_one_more(cloud, hosts, app):
+    """Without turns for an application all twenty would go to one host."""
     cloud.scheduling([APP_FILTER], [APP_WEIGHER])
     hints = {'app': app, 'app_max_per_host': '1'}
     found = at_once(cloud, **hints)
-    print(f'servers per host: {sorted(found.values(), reverse=True)}')
-    record_property('most servers on a host', max(found.values()))
-    assert sum(found.values()) == COUNT
-    free = set(hosts) - set(found)
-    later = cloud.boot(**hints)
-    assert later.host in free if free else later.refused
+    assert found == dict.fromkeys(hosts, 1)
+    assert cloud.boot(**hints).refused
+
+
+def test_at_once_without_a_maximum(cloud, app):
+    cloud.scheduling([APP_FILTER], [APP_WEIGHER])
+    found = at_once(cloud, app=app, count=6)
+    assert found == dict.fromkeys(cloud.hosts, 2)

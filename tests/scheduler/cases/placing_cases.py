@@ -81,7 +81,7 @@ def test_the_server_of_a_dead_host_is_evacuated(cloud):
 
 def test_more_hosts_come_and_go(cloud):
     with cloud.more_hosts(2) as hosts:
-        assert hosts == [f'host{n}' for n in range(1, 6)]
-        assert cloud.boot(host='host5').host == 'host5'
+        assert len(hosts) == 5
+        assert cloud.boot(host=hosts[4]).host == hosts[4]
     assert cloud.hosts == ['host1', 'host2', 'host3']
     assert cloud.boot().host in cloud.hosts
