@@ -2,6 +2,7 @@
 """Where servers go, and what the scheduler says of where they do not."""
 
 import collections
+from collections.abc import Callable
 from collections.abc import Iterator
 import concurrent.futures
 import contextlib
@@ -58,9 +59,23 @@ def said(desk: Desk):
     return read
 
 
+def forget(found: object | None, delete: Callable) -> None:
+    """Delete what a run that was cut off has left."""
+    if found:
+        delete(found)
+
+
+def empty(desk: Desk, found) -> None:
+    """Delete an aggregate and first take its hosts out."""
+    for host in found.hosts or ():
+        desk.compute.remove_host_from_aggregate(found, host)
+    desk.compute.delete_aggregate(found)
+
+
 @contextlib.contextmanager
 def flavor(desk: Desk, name: str, vcpus: int, **specs: str) -> Iterator[str]:
     """Have a flavor; a__b stands for the extra spec a:b."""
+    forget(desk.compute.find_flavor(name), desk.compute.delete_flavor)
     found = desk.compute.create_flavor(
         name=name, vcpus=vcpus, ram=64, disk=1)
     try:
@@ -74,6 +89,8 @@ def flavor(desk: Desk, name: str, vcpus: int, **specs: str) -> Iterator[str]:
 @contextlib.contextmanager
 def aggregate(desk: Desk, *hosts: str, **metadata: str) -> Iterator[None]:
     """Have an aggregate of hosts; a__b stands for a:b."""
+    forget(desk.compute.find_aggregate('test-pool'), lambda old: empty(
+        desk, old))
     found = desk.compute.create_aggregate(name='test-pool')
     try:
         for host in hosts:
@@ -83,9 +100,7 @@ def aggregate(desk: Desk, *hosts: str, **metadata: str) -> Iterator[None]:
             for key, value in metadata.items()})
         yield
     finally:
-        for host in hosts:
-            desk.compute.remove_host_from_aggregate(found, host)
-        desk.compute.delete_aggregate(found)
+        empty(desk, desk.compute.get_aggregate(found))
 
 
 def explain(desk: Desk, *words: str) -> tuple[int, list]:
