@@ -88,8 +88,8 @@ def _judge(hosts: list[host_manager.HostState], rule: applications.Rule,
     caps = {level: cap.of(total) for level, cap in rule.caps.items()}
     attempts = rule.attempts()
     for levels in attempts:
-        reasons = [_full(host, where.of(host), levels, caps, spread, rule.key)
-                   for host in hosts]
+        reasons = _reasons(hosts, where, levels, caps, spread, rule.key,
+                           placed)
         if not all(reasons):
             break
     if levels != attempts[0]:
@@ -97,6 +97,26 @@ def _judge(hosts: list[host_manager.HostState], rule: applications.Rule,
                  'of %s, which are soft', spec.instance_uuid, rule.key,
                  ', '.join(lv for lv in attempts[0] if lv not in levels))
     return reasons
+
+
+def _reasons(hosts: list[host_manager.HostState],
+             where: base.Pools[dict[str, str | None]],
+             levels: tuple[str, ...], caps: dict[str, int],
+             spread: applications.Spread, key: applications.Key,
+             placed: dict[str, int]) -> list[str]:
+    """Return why each host is full.
+
+    Hosts are many, those with such servers few: the others are full only
+    with a domain that they share.
+    """
+    def shared(host: host_manager.HostState) -> str:
+        places_of = where.of(host)
+        return _full(host, places_of, [lv for lv in levels if places_of.get(
+            lv) is not None], caps, spread, key)
+    domains_of = base.Pools(shared)
+    return [domains_of.of(host) or (
+        _full(host, where.of(host), levels, caps, spread, key)
+        if host.host in placed else '') for host in hosts]
 
 
 def _full(host: host_manager.HostState, where: dict[str, str | None],

@@ -93,17 +93,34 @@ class Pools(Generic[T]):
 
     def of(self, host: host_manager.HostState) -> T:
         """Return what ``work`` says of a host."""
-        try:
-            key = host.vcloud_pools
-        except AttributeError:
-            # A host lives for one request, and holds its aggregates: no id
-            # is used twice meanwhile.
-            key = host.vcloud_pools = tuple(map(id, host.aggregates or ()))
+        key = host.__dict__.get('vcloud_pools')
+        if key is None:
+            key = _key(host)
         try:
             return self._found[key]
         except KeyError:
             found = self._found[key] = self._work(host)
             return found
+
+    def each(self, hosts: Iterable[host_manager.HostState]) -> list[T]:
+        """Return what ``work`` says of each set of aggregates, once."""
+        for host in distinct(hosts):
+            self.of(host)
+        return list(self._found.values())
+
+
+def _key(host: host_manager.HostState) -> tuple[int, ...]:
+    # A host lives for one request, and holds its aggregates: no id is used
+    # twice meanwhile.
+    key = host.vcloud_pools = tuple(map(id, host.aggregates or ()))
+    return key
+
+
+def distinct(hosts: Iterable[host_manager.HostState]
+             ) -> Iterable[host_manager.HostState]:
+    """Return one host of each set of aggregates."""
+    return {host.__dict__.get('vcloud_pools') or _key(host): host
+            for host in hosts}.values()
 
 
 def hints(spec: objects.RequestSpec) -> dict[str, object]:

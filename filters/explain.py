@@ -119,7 +119,7 @@ def _weigh(weighers: Iterable[weights.BaseHostWeigher],
     for each in weighers:
         found = list(nova_weights.normalize(
             each.weigh_objects(weighed, spec), minval=each.minval,
-            maxval=each.maxval))
+            maxval=each.maxval)) or [0.0] * len(hosts)
         for host, weight in zip(hosts, found, strict=True):
             verdicts[host].scores[type(each).__name__] = \
                 each.weight_multiplier(host) * weight

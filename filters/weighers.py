@@ -51,11 +51,18 @@ class Weigher(weights.BaseHostWeigher):
 
     def weigh_objects(self, weighed_obj_list: list[weights.WeighedHost],
                       weight_properties: objects.RequestSpec) -> list[float]:
-        """Return a weight for each host."""
+        """Return a weight for each host; none at all where all are 0.
+
+        Nova then adds nothing to any host, and does not go through them.
+        """
         # Nova asks for the multiplier of each next, in the same thread.
-        self._thread.multipliers = base.Pools(self._multiplier)
-        return self.weigh([each.obj for each in weighed_obj_list],
-                          weight_properties)
+        hosts = [each.obj for each in weighed_obj_list]
+        pools = base.Pools(self._multiplier)
+        said = set(pools.each(hosts))
+        self._thread.multipliers = pools
+        self._thread.only = said.pop() if len(said) == 1 else None
+        found = self.weigh(hosts, weight_properties)
+        return found if any(found) else []
 
     def weigh(self, hosts: list[host_manager.HostState],
               spec: objects.RequestSpec) -> list[float]:
@@ -68,8 +75,13 @@ class Weigher(weights.BaseHostWeigher):
 
     def weight_multiplier(self, host_state: host_manager.HostState) -> float:
         """Return the option's value, or the aggregate's."""
-        known = getattr(self._thread, 'multipliers', None)
-        return known.of(host_state) if known else self._multiplier(host_state)
+        try:
+            only = self._thread.only
+        except AttributeError:  # of one host, by itself
+            return self._multiplier(host_state)
+        if only is None:
+            return float(self._thread.multipliers.of(host_state))
+        return float(only)
 
     def _multiplier(self, host: host_manager.HostState) -> float:
         return float(utils.get_weight_multiplier(
@@ -160,7 +172,9 @@ def used(host: host_manager.HostState,
     load = figures.Load.of(getattr(host, 'stats', None))
     if load is None or load.time <= asked.since:
         return claimed(host)
-    fresh = max((host.num_instances or 0) - load.servers, 0)
+    fresh = (host.num_instances or 0) - load.servers
+    if fresh <= 0:
+        return load.cpu, load.memory
     return (load.cpu + _share(fresh * asked.vcpus, host.vcpus_total or 0),
             load.memory + _share(fresh * asked.memory_mb,
                                  host.total_usable_ram_mb or 0))
@@ -231,13 +245,20 @@ def _neighbours(hosts: list[host_manager.HostState],
     if not placed:
         return [0] * len(hosts)
     spread = app_anti_affinity.spread_of(hosts, placed)
-    pools, found = base.Pools(app_anti_affinity.places), []
+
+    def shared(host: host_manager.HostState) -> tuple[int, int]:
+        """Return (number of all hosts of a pool, that of an own server)."""
+        where = app_anti_affinity.places(host)
+        base_of, own = spread.count('zone', '', where['zone']) << 64, 1
+        if where['rack'] is None:
+            own += 1 << 32  # a host without a rack is one itself
+        else:
+            base_of += spread.count('rack', '', where['rack']) << 32
+        return base_of, own
+    pools, found = base.Pools(shared), []
     for host in hosts:
-        where = pools.of(host)
-        name = host.host
-        found.append((spread.count('zone', name, where['zone']) << 64)
-                     + (spread.count('rack', name, where['rack']) << 32)
-                     + spread.count('host', name, None))
+        number, own = pools.of(host)
+        found.append(number + placed.get(host.host, 0) * own)
     return found
 
 

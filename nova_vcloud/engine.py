@@ -8,6 +8,7 @@ answers have the shapes of the Docker Engine API v1.41.
 """
 
 from collections.abc import Callable
+from collections.abc import Generator
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -212,6 +213,40 @@ class Engine:
         client.remove_container(name, v=True, force=True)
 
     @_request
+    def rename(self, client: Client, name: str, new: str) -> None:
+        """Give a container another name."""
+        client.rename(name, new)
+
+    @_engine_call
+    def commit(self, name: str, tag: str,
+               changes: Iterable[str] = ()) -> str:
+        """Make an image of a container's root filesystem; return its id.
+
+        A container that runs is frozen meanwhile, so that the image is of
+        one moment.
+
+        :param tag: name of the image, as ``repository:tag``
+        :param changes: Dockerfile instructions
+        """
+        repository, _, word = tag.rpartition(':')
+        with contextlib.closing(
+                self._new_client(self._load_timeout)) as client:
+            answer = client.commit(name, repository, word,
+                                   changes=list(changes))
+        return answer['Id']
+
+    def export(self, name: str) -> Generator[bytes, None, None]:
+        """Yield a container's root filesystem as a tar, links and all."""
+        return self._stream(lambda client: client.export(name))
+
+    def _stream(self, ask: Callable[[Client], Iterable[bytes]]
+                ) -> Generator[bytes, None, None]:
+        self.count()
+        with _mapped(), contextlib.closing(
+                self._new_client(self._load_timeout)) as client:
+            yield from ask(client)
+
+    @_request
     def logs(self, client: Client, name: str, limit: int) -> bytes:
         """Return the last ``limit`` bytes of a container's console."""
         tail = b''
@@ -235,6 +270,19 @@ class Engine:
             return client.inspect_image(name)
         except errors.ImageNotFound:
             return None
+
+    @_request
+    def image_names(self, client: Client, pattern: str) -> list[str]:
+        """Return the names of images that match, as ``repository:tag``.
+
+        :param pattern: such as ``repository/*:tag``
+        """
+        found = client.images(filters={'reference': pattern})
+        return [name for image in found for name in image['RepoTags'] or ()]
+
+    def image_save(self, name: str) -> Generator[bytes, None, None]:
+        """Yield what ``docker save`` writes of an image."""
+        return self._stream(lambda client: client.get_image(name))
 
     @_engine_call
     def image_load(self, chunks: Iterable[bytes]) -> list[str]:

@@ -68,3 +68,7 @@ class NoCpusLeft(NovaVcloudException):
 
 class CalibrationFailed(NovaVcloudException):
     """The host's speed could not be measured."""
+
+
+class MoveFailed(NovaVcloudException):
+    """The data of a server did not get from one host to the other."""

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import dataclasses
 import math
 from typing import Any
+from typing import NamedTuple
 
 #: As Nova keeps them.
 Stats = Mapping[str, Any] | None
@@ -67,8 +68,7 @@ def node_cpus(stats: Stats) -> tuple[int, ...]:
         if None not in found else ()
 
 
-@dataclasses.dataclass(frozen=True)
-class Load:
+class Load(NamedTuple):  # of all objects the cheapest to make: per host
     """What is in use of a host, by measuring.
 
     :ivar cpu: share of the CPUs' time, 0 to 1
@@ -94,13 +94,18 @@ class Load:
         """Return what stats tell; None when it is not all there."""
         if not stats:
             return None
-        cpu = number(stats.get('load_cpu'))
-        memory = number(stats.get('load_memory'))
-        servers = number(stats.get('load_servers'))
-        time = number(stats.get('load_time'))
-        if cpu is None or memory is None or servers is None or time is None:
+        # Not by number(): this is done for each host of a request.
+        try:
+            cpu, memory = float(stats['load_cpu']), float(stats['load_memory'])
+            servers, time = int(stats['load_servers']), float(
+                stats['load_time'])
+        except (KeyError, TypeError, ValueError, OverflowError):
             return None
-        return cls(min(cpu, 1.0), min(memory, 1.0), int(servers), time)
+        if not (0 <= cpu < math.inf and 0 <= memory < math.inf
+                and servers >= 0 and 0 <= time < math.inf):
+            return None
+        return cls(cpu if cpu < 1 else 1.0, memory if memory < 1 else 1.0,
+                   servers, time)
 
 
 def number(value: Any) -> float | None:

@@ -16,7 +16,25 @@ net = priv_context.PrivContext(
     ],
 )
 
+#: Root filesystems of servers: any owner, mode, device and attribute.
+disk = priv_context.PrivContext(
+    'nova_vcloud',
+    cfg_section='nova_vcloud_disk_privileged',
+    pypath=__name__ + '.disk',
+    capabilities=[
+        capabilities.CAP_CHOWN,
+        capabilities.CAP_DAC_OVERRIDE,
+        capabilities.CAP_DAC_READ_SEARCH,
+        capabilities.CAP_FOWNER,
+        capabilities.CAP_FSETID,
+        capabilities.CAP_MKNOD,      # what stands for a deleted file
+        capabilities.CAP_SETFCAP,
+        capabilities.CAP_SYS_ADMIN,  # trusted.* attributes, mount
+    ],
+)
+
 
 def in_process() -> None:
     """Do privileged work in this process: it is root, so needs no daemon."""
-    net.set_client_mode(False)
+    for context in (net, disk):
+        context.set_client_mode(False)

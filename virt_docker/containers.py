@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
+from collections.abc import Mapping
 import contextlib
 import io
 import tarfile
@@ -59,20 +60,30 @@ class Containers:
     def list(self) -> dict[str, dict[str, Any]]:
         """Return {server uuid: container as listed by the engine}."""
         found = self._engine.containers(spec.own_labels(self._host))
-        return {c['Labels'][spec.LABEL_UUID]: c for c in found}
+        return {c['Labels'][spec.LABEL_UUID]: c for c in found
+                if not spec.is_parked(c)}
 
     def applications(self) -> dict[str, str]:
         """Return {server uuid: label of its application}, of those with."""
         return {uuid: container['Labels'][spec.LABEL_APPLICATION]
                 for uuid, container in self.list().items()
-                if spec.LABEL_APPLICATION in container['Labels']}
+                if container['Labels'].get(spec.LABEL_APPLICATION)}
 
     def inspect(self, uuid: str) -> dict[str, Any]:
         """Return the engine's description of a server's container.
 
+        One that is parked is the server when there is no other: what should
+        have taken its place was cut off.
+
         :raises ContainerNotFound: the server has no container here
         """
-        container = self._engine.container(spec.container_name(uuid))
+        try:
+            return self._inspect(spec.container_name(uuid))
+        except exception.ContainerNotFound:
+            return self._inspect(spec.parked_name(uuid))
+
+    def _inspect(self, name: str) -> dict[str, Any]:
+        container = self._engine.container(name)
         found = container['Config']['Labels'] or {}
         if found.get(spec.LABEL_HOST) != self._host:
             raise exception.ContainerNotFound(
@@ -97,77 +108,243 @@ class Containers:
         :param files: {absolute path in the guest: content}
         :param application: label of the one the server is of; '' for none
         """
-        tag = self._images.ensure(context, instance.image_ref, image_meta,
-                                  root_gb=instance.flavor.root_gb,
-                                  instance=instance)
+        tag = self._image(context, instance, instance.image_ref, image_meta)
         steps.reached('image')
+        self._build(instance, tag, network_info, power_on, application,
+                    lambda name: self._inject(name, files))
+        steps.reached('end')
+
+    def adopt(self, instance: objects.Instance, tag: str, network_info: Any,
+              power_on: bool, application: str,
+              fill: Callable[[str], None]) -> None:
+        """Make a server that comes from elsewhere, and start it.
+
+        What an earlier attempt left is replaced; on failure nothing is left.
+
+        :param tag: image on the engine
+        :param fill: puts the server's files into a container of that name,
+            which has not run yet
+        """
+        self.destroy(instance.uuid)
+        self._build(instance, tag, network_info, power_on, application, fill)
+
+    def _build(self, instance: objects.Instance, tag: str, network_info: Any,
+               power_on: bool, application: str,
+               fill: Callable[[str], None]) -> None:
         nics = addresses.plan(network_info)
         with lock(instance.uuid), contextlib.ExitStack() as undo:
             undo.callback(self._undo, self._network.destroy, instance.uuid)
             self._network.plug(instance.uuid, nics, up=power_on)
             steps.reached('namespace')
-            with self._resources.allotted(instance, instance.flavor,
-                                          nics) as wanted:
-                body = spec.build(instance, tag, nics, wanted.limits,
-                                  self._defaults, self._host, application)
-                container_id = self._create(context, instance, image_meta,
-                                            body)
-                undo.callback(self._undo, self._remove, instance.uuid)
-                steps.reached('create')
-                self._network.join(instance.uuid, container_id)
-                steps.reached('join')
-                self._keep(instance.uuid, wanted, container_id, nics)
-            steps.reached('limits')
-            if files:
-                self._engine.put_archive(container_id, '/', _tar(files))
+            self._make(undo, instance, tag, nics, application)
+            fill(spec.container_name(instance.uuid))
             steps.reached('inject')
             if power_on:
-                self._own_start(instance.uuid, container_id)
-                self._resources.verify(instance.uuid)
+                self._begin(instance.uuid)
             steps.reached('start')
             undo.pop_all()
-        steps.reached('end')
+
+    def _inject(self, name: str, files: Mapping[str, bytes]) -> None:
+        if files:
+            self._engine.put_archive(name, '/', _tar(files))
+
+    def _image(self, context: Any, instance: objects.Instance,
+               image_id: str, image_meta: objects.ImageMeta) -> str:
+        """Have an image on the engine; return its tag.
+
+        One that was there, and which someone has removed since, is loaded
+        again.
+        """
+        def ensure() -> str:
+            return self._images.ensure(
+                context, image_id, image_meta,
+                root_gb=instance.flavor.root_gb, instance=instance)
+        tag = ensure()
+        if self._engine.image_get(tag) is None:
+            self._images.forget(image_id)
+            tag = ensure()
+        return tag
+
+    def _make(self, undo: contextlib.ExitStack, instance: objects.Instance,
+              tag: str, nics: tuple[addresses.Nic, ...], application: str,
+              binds: Iterable[str] = ()) -> None:
+        """Make the container in its namespace, with its limits.
+
+        :param undo: is given the way back
+        """
+        with self._resources.allotted(instance, instance.flavor,
+                                      nics) as wanted:
+            body = spec.build(instance, tag, nics, wanted.limits,
+                              self._defaults, self._host, application, binds)
+            container_id = self._engine.create(
+                spec.container_name(instance.uuid), body)
+            undo.callback(self._undo, self._remove, instance.uuid)
+            steps.reached('create')
+            self._network.join(instance.uuid, container_id)
+            steps.reached('join')
+            self._keep(instance.uuid, wanted, container_id, nics)
+        steps.reached('limits')
+
+    def _begin(self, uuid: str) -> None:
+        """Start a container that was just made."""
+        self._own_start(uuid, spec.container_name(uuid))
+        self._resources.verify(uuid)
 
     def _keep(self, uuid: str, wanted: Allotment, container_id: str,
               nics: Iterable[addresses.Nic]) -> None:
         self._resources.keep(uuid, wanted, container_id,
                              self._defaults.cgroup(container_id), nics)
 
-    def _create(self, context: Any, instance: objects.Instance,
-                image_meta: objects.ImageMeta, body: dict[str, Any]) -> str:
-        name = spec.container_name(instance.uuid)
-        try:
-            return self._engine.create(name, body)
-        except exception.ImageNotFound:
-            # Someone removed the image since we loaded it.
-            self._images.forget(instance.image_ref)
-            self._images.ensure(context, instance.image_ref, image_meta,
-                                root_gb=instance.flavor.root_gb,
-                                instance=instance)
-            return self._engine.create(name, body)
+    def destroy(self, uuid: str,
+                release: Callable[[str], None] | None = None) -> None:
+        """Remove the containers and the network; absent parts are fine.
 
-    def destroy(self, uuid: str) -> None:
-        """Remove the container and its network; absent parts are fine."""
+        :param release: ends what the container has of the one that is parked
+        """
         with lock(uuid):
             self._remove(uuid)
+            if release:
+                release(uuid)
+            self._drop(uuid, spec.parked_name(uuid))
             self._network.destroy(uuid)
 
     def _remove(self, uuid: str) -> None:
         self._own_starts.discard(uuid)
-        container_id = None
+        self._drop(uuid, spec.container_name(uuid))
+        # Not before: its CPUs are in use as long as it is there.
+        self._resources.forget(uuid)
+
+    def _drop(self, uuid: str, name: str) -> None:
+        """Remove a container of a server; absent is fine."""
         with contextlib.suppress(exception.ContainerNotFound):
-            container_id = self.inspect(uuid)['Id']
+            container_id = self._inspect(name)['Id']
             with contextlib.suppress(exception.ContainerNotFound):
                 self._engine.remove(container_id)
             self._network.forget(container_id)
-        # Not before: its CPUs are in use as long as it is there.
-        self._resources.forget(uuid, container_id)
+            self._resources.forget_container(uuid, container_id)
+
+    # One that waits while another is the server
+
+    def park(self, uuid: str) -> None:
+        """Put a stopped container aside; one that is parked already is fine.
+
+        :raises ContainerNotFound: the server has no container here
+        """
+        try:
+            container = self._inspect(spec.container_name(uuid))
+        except exception.ContainerNotFound:
+            self._inspect(spec.parked_name(uuid))
+        else:
+            self._engine.rename(container['Id'], spec.parked_name(uuid))
+
+    def unpark(self, uuid: str) -> None:
+        """Make the container that was put aside the server again.
+
+        What took its place is removed. None is parked: fine.
+        """
+        try:
+            parked = self._inspect(spec.parked_name(uuid))
+        except exception.ContainerNotFound:
+            return
+        self._own_starts.discard(uuid)
+        self._drop(uuid, spec.container_name(uuid))
+        self._engine.rename(parked['Id'], spec.container_name(uuid))
+
+    def drop_parked(self, uuid: str) -> None:
+        """Remove the container that was put aside; none is fine."""
+        with lock(uuid):
+            self._drop(uuid, spec.parked_name(uuid))
+
+    def leave(self, uuid: str) -> None:
+        """Give back what a server that moves has here, but its container."""
+        with lock(uuid):
+            self.park(uuid)
+            steps.reached('park')
+            self._network.destroy(uuid)
+            self._resources.forget(uuid)
+
+    def restore(self, instance: objects.Instance, network_info: Any,
+                power_on: bool) -> None:
+        """Have a server here that did not move, or has come back."""
+        nics, uuid = addresses.plan(network_info), instance.uuid
+        with lock(uuid):
+            self.unpark(uuid)
+            container = self.inspect(uuid)
+            if power_on:
+                self._start(instance, container, nics)
+            else:
+                self._network.plug(uuid, nics, up=False)
+                self._network.join(uuid, container['Id'])
+                self._settle(instance, container, nics)
+
+    def _own(self, uuid: str) -> dict[str, Any]:
+        """Return a server's container, under the server's own name."""
+        container = self.inspect(uuid)
+        if container['Name'] == f'/{spec.parked_name(uuid)}':
+            self._engine.rename(container['Id'], spec.container_name(uuid))
+        return container
+
+    def rebuild(self, context: Any, instance: objects.Instance,
+                image_meta: objects.ImageMeta, network_info: Any,
+                files: dict[str, bytes], timeout: int) -> None:
+        """Make the server anew from another image, where and as it is.
+
+        On failure the old one goes on.
+
+        :param timeout: seconds between the stop signal and SIGKILL
+        """
+        self.replace(context, instance, instance.image_ref, image_meta,
+                     network_info, files, timeout)
+        steps.reached('replaced')
+        self.drop_parked(instance.uuid)
+
+    def replace(self, context: Any, instance: objects.Instance,
+                image_id: str, image_meta: objects.ImageMeta,
+                network_info: Any, files: dict[str, bytes], timeout: int,
+                binds: Callable[[dict[str, Any]], Iterable[str]] | None = None
+                ) -> None:
+        """Start another container in a server's place, and park the old one.
+
+        :param timeout: seconds between the stop signal and SIGKILL
+        :param binds: says what the new one sees of the old, as the engine's
+            Binds
+        """
+        tag = self._image(context, instance, image_id, image_meta)
+        nics, uuid = addresses.plan(network_info), instance.uuid
+        with lock(uuid), contextlib.ExitStack() as undo:
+            old = self._own(uuid)
+            label = old['Config']['Labels'].get(spec.LABEL_APPLICATION) or ''
+            undo.callback(self._undo, lambda _uuid: self._go_on(
+                instance, nics, old['State']), uuid)
+            self._stop(old, timeout)
+            self.park(uuid)
+            undo.callback(self._undo, self.unpark, uuid)
+            steps.reached('parked')
+            self._network.plug(uuid, nics, up=True)
+            self._make(undo, instance, tag, nics, label,
+                       binds(old) if binds else ())
+            self._inject(spec.container_name(uuid), files)
+            self._begin(uuid)
+            undo.pop_all()
+
+    def _go_on(self, instance: objects.Instance,
+               nics: tuple[addresses.Nic, ...],
+               state: Mapping[str, Any]) -> None:
+        """Let a server be in the state that it was in."""
+        container = self._own(instance.uuid)
+        if state['Running']:
+            self._start(instance, container, nics)
+            if state['Paused']:
+                self._engine.pause(container['Id'])
+        else:
+            self._network.set_carrier(instance.uuid, False)
+            self._settle(instance, container, nics)
 
     def start(self, instance: objects.Instance, network_info: Any) -> None:
         """Start a stopped container in its namespace, re-made if need be."""
         nics = addresses.plan(network_info)
         with lock(instance.uuid):
-            self._start(instance, self.inspect(instance.uuid), nics)
+            self._start(instance, self._own(instance.uuid), nics)
 
     def _start(self, instance: objects.Instance, container: dict[str, Any],
                nics: tuple[addresses.Nic, ...]) -> None:
@@ -252,7 +429,7 @@ class Containers:
         """Stop and start; NICs, namespace and limits are checked between."""
         nics = addresses.plan(network_info)
         with lock(instance.uuid):
-            container = self.inspect(instance.uuid)
+            container = self._own(instance.uuid)
             self._stop(container, timeout)
             self._start(instance, self.inspect(instance.uuid), nics)
 
@@ -354,11 +531,12 @@ def nova_errors(instance: objects.Instance, host: str) -> Iterator[None]:
         raise nova_exception.ComputeResourcesUnavailable(
             reason=str(e)) from e
     except (exception.EngineError, exception.LimitNotEnforced,
-            exception.NoCpusLeft, exception.StateError) as e:
+            exception.NoCpusLeft, exception.StateError,
+            exception.MoveFailed) as e:
         raise nova_exception.InternalError(err=str(e)) from e
 
 
-def _tar(files: dict[str, bytes]) -> bytes:
+def _tar(files: Mapping[str, bytes]) -> bytes:
     """Return a tar of ``files``, owned by root and private."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode='w') as tar:

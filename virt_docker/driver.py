@@ -27,6 +27,7 @@ from nova_vcloud import exception
 from nova_vcloud import privsep
 from nova_vcloud.conf import docker as docker_conf
 from nova_vcloud.conf import ecu as ecu_conf
+from nova_vcloud.conf import migration as migration_conf
 from nova_vcloud.conf import net as net_conf
 from nova_vcloud.conf import qos as qos_conf
 from nova_vcloud.conf import scheduler as scheduler_conf
@@ -35,15 +36,22 @@ from nova_vcloud.qos import assembly
 from nova_vcloud.qos import policy
 from nova_vcloud.qos import watch
 from nova_vcloud.virt_docker import admission
+from nova_vcloud.virt_docker import claims
 from nova_vcloud.virt_docker import containers
 from nova_vcloud.virt_docker import diagnostics
 from nova_vcloud.virt_docker import events
 from nova_vcloud.virt_docker import host as docker_host
 from nova_vcloud.virt_docker import images
 from nova_vcloud.virt_docker import load
-from nova_vcloud.virt_docker import migration
+from nova_vcloud.virt_docker import moves
+from nova_vcloud.virt_docker import rebuilds
+from nova_vcloud.virt_docker import recovery
+from nova_vcloud.virt_docker import rescue
+from nova_vcloud.virt_docker import resize
 from nova_vcloud.virt_docker import resources
+from nova_vcloud.virt_docker import snapshots
 from nova_vcloud.virt_docker import spec
+from nova_vcloud.virt_docker import transport
 from nova_vcloud.virt_docker.vif import network
 
 CONF = nova.conf.CONF
@@ -88,12 +96,13 @@ class DockerDriver(driver.ComputeDriver):
         **driver.ComputeDriver.capabilities,
         # A docker archive is container_format=docker, disk_format=raw.
         'supports_image_type_raw': True,
+        'supports_evacuate': True,
     }
 
     def __init__(self, virtapi: Any) -> None:
         super().__init__(virtapi)
         for group in (docker_conf, net_conf, qos_conf, ecu_conf,
-                      scheduler_conf):
+                      scheduler_conf, migration_conf):
             group.register_opts(CONF)
         conf = CONF.docker
         if os.geteuid() == 0:
@@ -102,8 +111,9 @@ class DockerDriver(driver.ComputeDriver):
         self._network = network.Network(
             conf.runtime_links_path, CONF.vcloud_net.fabric_namespace,
             CONF.vcloud_net.namespace_prefix, CONF.vcloud_net.uplinks)
+        image_api = glance.API()
         store = images.ImageStore(
-            self._engine, glance.API().download,
+            self._engine, image_api.download,
             os.path.join(CONF.state_path, 'vcloud-locks'))
         defaults = spec.Defaults(
             conf.runtime, conf.cgroup_parent, conf.log_max_size_kib,
@@ -121,6 +131,19 @@ class DockerDriver(driver.ComputeDriver):
         self._containers = containers.Containers(
             self._engine, self._network, store, self._resources, defaults,
             CONF.host)
+        self._snapshots = snapshots.Snapshots(
+            self._engine, self._containers, image_api,
+            conf.snapshot_max_layers)
+        self._moves = self._make_moves(store, image_api)
+        self._rescue = rescue.Rescue(
+            self._engine, self._containers,
+            os.path.join(CONF.state_path, 'vcloud-rescue'))
+        # What Nova leaves half-way after a failure is ended by its own means.
+        manager = getattr(virtapi, '_compute', None)
+        self._recovery = recovery.Recovery(manager, self._moves, CONF.host)
+        self._rebuilds = rebuilds.Rebuilds(
+            self._containers, image_api, claims.Claims(
+                getattr(manager, 'reportclient', None)))
         self._admission = admission.Admission(
             self._containers.applications, self._hints, {
                 name: getattr(CONF.vcloud_scheduler, name)
@@ -139,6 +162,18 @@ class DockerDriver(driver.ComputeDriver):
         return resources.Resources(
             parts.keeper, self._cpus, self._profile, self._network.link,
             parts.cgroup.use, (parts.runtime, parts.tc))
+
+    def _make_moves(self, store: images.ImageStore,
+                    glance_api: glance.API) -> moves.Moves:
+        conf = CONF.vcloud_migration
+        ssh = transport.Ssh(conf.ssh_user, conf.ssh_port,
+                            conf.ssh_identity_file, conf.ssh_known_hosts_file,
+                            conf.receive_command)
+        return moves.Moves(
+            self._engine, self._containers, store, conf.method,
+            conf.spool_path, lambda host: transport.Remote(ssh, host),
+            lambda context, image: images.known(glance_api, context, image),
+            CONF.docker.log_max_files, conf.engine_wait)
 
     def _profile(self) -> policy.Host:
         return policy.Host(
@@ -160,6 +195,8 @@ class DockerDriver(driver.ComputeDriver):
         self._host.check_limits(self._limits.keeper.enforcer)
         self._speed = docker_host.speed(CONF.ecu.per_core,
                                         CONF.ecu.calibration_file)
+        self._snapshots.remove_leftovers()
+        self._moves.make_spool()
         self._events.start()
         self._watch.start()
 
@@ -174,6 +211,7 @@ class DockerDriver(driver.ComputeDriver):
 
     def get_available_resource(self, nodename: str) -> dict[str, Any]:
         """Return the host's resources, by one engine call."""
+        self._recovery.look()
         found = self._host.resources(len(self._cpus.all))
         return {**found, 'stats': self._stats(
             found['memory_mb_used'] / found['memory_mb'])}
@@ -280,14 +318,34 @@ class DockerDriver(driver.ComputeDriver):
               network_info: Any = None, block_device_info: Any = None,
               power_on: bool = True, accel_info: Any = None) -> None:
         """Make the server; on failure nothing of it is left."""
-        files = {}
-        if instance.key_data:
-            files[AUTHORIZED_KEYS] = instance.key_data.strip().encode() + b'\n'
         with self._nova_errors(instance), \
                 self._admission.admitted(context, instance) as application:
             self._containers.spawn(context, instance, image_meta,
-                                   network_info or [], files, power_on,
-                                   application)
+                                   network_info or [], _files(instance),
+                                   power_on, application)
+
+    def rebuild(self, context: nova_context.RequestContext,
+                instance: objects.Instance, image_meta: objects.ImageMeta,
+                injected_files: Any, admin_password: Any, allocations: Any,
+                bdms: Any, detach_block_devices: Any,
+                attach_block_devices: Any, network_info: Any = None,
+                evacuate: bool = False, block_device_info: Any = None,
+                preserve_ephemeral: bool = False, accel_uuids: Any = None,
+                reimage_boot_volume: bool = False) -> None:
+        """Make the server anew, with its name, NICs and limits.
+
+        :raises NotImplementedError: it is evacuated; Nova then calls
+            :meth:`spawn`
+        :raises InstanceFaultRollback: with the reason; the server is as it
+            was
+        """
+        if evacuate:
+            raise NotImplementedError
+        with self._rebuilds.rolled_back(context, instance, allocations), \
+                self._nova_errors(instance):
+            self._rebuilds.rebuild(context, instance, image_meta,
+                                   network_info or [], _files(instance),
+                                   SOFT_REBOOT_TIMEOUT)
 
     def destroy(self, context: nova_context.RequestContext,
                 instance: objects.Instance, network_info: Any,
@@ -298,10 +356,11 @@ class DockerDriver(driver.ComputeDriver):
         :raises InstancePowerOffFailure: the engine does not answer, so the
             container may still run: Nova must keep its addresses
         """
-        if migration.reverting_here(context, instance):
+        if resize.reverting_here(context, instance):
             return
         try:
-            self._containers.destroy(instance.uuid)
+            self._containers.destroy(instance.uuid, self._rescue.release)
+            self._moves.forget(instance.uuid)
         except exception.EngineUnavailable as e:
             raise nova_exception.InstancePowerOffFailure(
                 reason='the Docker engine of the host does not answer; '
@@ -335,6 +394,7 @@ class DockerDriver(driver.ComputeDriver):
                  share_info: Any = None) -> None:
         """Start the server."""
         with self._nova_errors(instance):
+            self._rescue.prepare(instance.uuid)
             self._containers.start(instance, network_info)
 
     def reboot(self, context: nova_context.RequestContext,
@@ -345,6 +405,7 @@ class DockerDriver(driver.ComputeDriver):
         """Restart the server; HARD kills and works on a stopped one too."""
         timeout = SOFT_REBOOT_TIMEOUT if reboot_type == 'SOFT' else 0
         with self._nova_errors(instance):
+            self._rescue.prepare(instance.uuid)
             self._containers.reboot(instance, network_info, timeout)
 
     def pause(self, instance: objects.Instance) -> None:
@@ -376,28 +437,72 @@ class DockerDriver(driver.ComputeDriver):
             block_device_info: Any = None) -> None:
         """Start a server that ran before the host was rebooted."""
         with self._nova_errors(instance):
+            self._rescue.prepare(instance.uuid)
             self._containers.resume(instance, network_info)
 
-    # Resize
+    # Images
+
+    def rescue(self, context: nova_context.RequestContext,
+               instance: objects.Instance, network_info: Any,
+               image_meta: objects.ImageMeta, rescue_password: str,
+               block_device_info: Any, share_info: Any) -> None:
+        """Run the server from another image, its disk mounted beside."""
+        with self._nova_errors(instance):
+            self._rescue.begin(context, instance, image_meta, network_info,
+                               _files(instance))
+
+    def unrescue(self, context: nova_context.RequestContext,
+                 instance: objects.Instance) -> None:
+        """Run the server from its own disk again."""
+        with self._nova_errors(instance):
+            self._rescue.end(instance, instance.get_network_info(),
+                             SOFT_REBOOT_TIMEOUT)
+
+    def snapshot(self, context: nova_context.RequestContext,
+                 instance: objects.Instance, image_id: str,
+                 update_task_state: Any) -> None:
+        """Fill an image with the server's disk, while it runs."""
+        with self._nova_errors(instance):
+            self._snapshots.take(context, instance, image_id,
+                                 update_task_state)
+
+    # Moves
+
+    def check_can_live_migrate_destination(
+            self, context: nova_context.RequestContext,
+            instance: objects.Instance, src_compute_info: Any,
+            dst_compute_info: Any, block_migration: Any = False,
+            disk_over_commit: bool = False) -> Any:
+        """Refuse: processes of a container cannot move.
+
+        :raises MigrationPreCheckError: always
+        """
+        raise nova_exception.MigrationPreCheckError(
+            reason='a server that is a container cannot move while it runs; '
+                   'migrate it without --live-migration, which stops it and '
+                   'keeps its data and addresses')
+
+    def cleanup_live_migration_destination_check(
+            self, context: nova_context.RequestContext,
+            dest_check_data: Any) -> None:
+        """Nothing was prepared."""
 
     def migrate_disk_and_power_off(
             self, context: nova_context.RequestContext,
             instance: objects.Instance, dest: str, flavor: objects.Flavor,
             network_info: Any, block_device_info: Any = None,
             timeout: int = 0, retry_interval: int = 0) -> str:
-        """Change the limits of a server that stays, while it runs.
+        """Send a server to another host, or change it where it runs.
 
+        :returns: what the other host needs for :meth:`finish_migration`
         :raises InstanceFaultRollback: with the reason; nothing was changed
         """
-        with self._nova_errors(instance), migration.rolled_back():
-            migration.check_disk(instance.flavor, flavor)
-            move = migration.of(context, instance)
-            if move is None or not migration.stays(move):
-                raise nova_exception.ResizeError(
-                    reason='servers that are containers cannot move to '
-                           'another host yet; its own host has no room for '
-                           'the new flavor, or is not preferred by the '
-                           'scheduler')
+        with self._nova_errors(instance), resize.rolled_back():
+            resize.check_disk(instance.flavor, flavor)
+            move = resize.of(context, instance)
+            if move is None or not resize.stays(move):
+                return self._moves.send(context, instance, dest,
+                                        network_info, timeout)
             self._containers.resize(instance, flavor, network_info)
         return ''  # Nova passes it to finish_migration as disk_info
 
@@ -408,24 +513,49 @@ class DockerDriver(driver.ComputeDriver):
             image_meta: objects.ImageMeta, resize_instance: bool,
             allocations: Any, block_device_info: Any = None,
             power_on: bool = True, share_info: Any = None) -> None:
-        """Read back the limits of a server that stayed."""
+        """Make the server of what came, or read back one that stayed."""
         with self._nova_errors(instance):
-            self._containers.resize(instance, instance.flavor, network_info)
+            if resize.stays(migration):
+                self._containers.resize(instance, instance.flavor,
+                                        network_info)
+            else:
+                self._moves.receive(context, instance, disk_info,
+                                    network_info, image_meta, power_on)
 
     def confirm_migration(self, context: nova_context.RequestContext,
                           migration: objects.Migration,
                           instance: objects.Instance,
                           network_info: Any) -> None:
         """Give up the way back; a server that stayed had none."""
+        if not resize.stays(migration):
+            with self._nova_errors(instance):
+                self._containers.drop_parked(instance.uuid)
 
     def finish_revert_migration(
             self, context: nova_context.RequestContext,
             instance: objects.Instance, network_info: Any,
             migration: objects.Migration, block_device_info: Any = None,
             power_on: bool = True, share_info: Any = None) -> None:
-        """Give a server that stayed its old limits."""
+        """Have the server as it was, wherever its move got to."""
         with self._nova_errors(instance):
-            self._containers.resize(instance, instance.flavor, network_info)
+            if resize.stays(migration):
+                self._containers.resize(instance, instance.flavor,
+                                        network_info)
+            else:
+                self._containers.restore(instance, network_info, power_on)
+
+    def delete_instance_files(self, instance: objects.Instance) -> bool:
+        """Remove what a move that failed has left of a deleted server."""
+        self._containers.drop_parked(instance.uuid)
+        self._moves.forget(instance.uuid)
+        return True
+
+    def process_instances_at_startup(
+            self, context: nova_context.RequestContext,
+            instances: objects.InstanceList) -> objects.InstanceList:
+        """Bring to an end what was cut off with the last nova-compute."""
+        self._recovery.begin(context, instances)
+        return instances
 
     # Network
 
@@ -450,3 +580,10 @@ class DockerDriver(driver.ComputeDriver):
     def _nova_errors(self, instance: objects.Instance) -> Iterator[None]:
         with containers.nova_errors(instance, self._host.name):
             yield
+
+
+def _files(instance: objects.Instance) -> dict[str, bytes]:
+    """Return {absolute path in the server: content} of a new one."""
+    if not instance.key_data:
+        return {}
+    return {AUTHORIZED_KEYS: instance.key_data.strip().encode() + b'\n'}

@@ -44,6 +44,15 @@ def tag_of(image_id: str) -> str:
     return f'{REPOSITORY}{image_id}:latest'
 
 
+def known(glance: Any, context: Any, image_id: str) -> bool:
+    """Tell whether Glance still has an image that can be downloaded."""
+    try:
+        return bool(glance.get(context, image_id)['status'] == 'active')
+    except (nova_exception.ImageNotFound,
+            nova_exception.ImageNotAuthorized):
+        return False
+
+
 class ImageStore:
     """The images of one engine that came from Glance.
 

@@ -219,19 +219,21 @@ class Resources:
         """Tell whether a server has limits here."""
         return uuid in self._keeper.records.uuids()
 
-    def forget(self, uuid: str, container_id: str | None) -> None:
-        """Remove what is kept of a server; an unknown one is fine.
-
-        :param container_id: None when there is no container any more
-        """
-        guests = [Guest(uuid, container_id, '')] if container_id else []
+    def forget(self, uuid: str) -> None:
+        """Remove what is kept of a server; an unknown one is fine."""
         with contextlib.suppress(exception.StateError):
             record = self._keeper.records.load(uuid)
-            guests += [record.guest] if record else []
-        for guest in guests:
-            for backend in self._forgetful:
-                backend.forget(guest)
+            if record:
+                self._forget_guest(record.guest)
         self._keeper.forget(uuid)
+
+    def forget_container(self, uuid: str, container_id: str) -> None:
+        """Remove what is kept of one container of a server."""
+        self._forget_guest(Guest(uuid, container_id, ''))
+
+    def _forget_guest(self, guest: Guest) -> None:
+        for backend in self._forgetful:
+            backend.forget(guest)
 
 
 def _cores(wanted: limits.Limits) -> float:

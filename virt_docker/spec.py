@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
@@ -17,8 +18,12 @@ LABEL = 'org.openstack.nova.'
 LABEL_UUID = LABEL + 'uuid'
 LABEL_HOST = LABEL + 'host'
 LABEL_NAME = LABEL + 'name'
+LABEL_IMAGE = LABEL + 'image'
 #: 'project/name' of the application of a server that has one.
 LABEL_APPLICATION = LABEL + 'application'
+LABELS = (LABEL_UUID, LABEL_HOST, LABEL_NAME, LABEL_IMAGE, LABEL_APPLICATION,
+          *(LABEL + word for word in (
+              'display_name', 'project_id', 'user_id', 'flavor')))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,13 +57,33 @@ def container_name(uuid: str) -> str:
     return f'nova-{uuid}'
 
 
+def parked_name(uuid: str) -> str:
+    """Return the name of a container that waits, while another is the server.
+
+    It is the server's old one: during a rebuild, while it is rescued, and on
+    the host it moved away from until the move is confirmed.
+    """
+    return f'nova-{uuid}-parked'
+
+
+def is_parked(container: Mapping[str, Any]) -> bool:
+    """Tell whether a container, as listed, waits under its other name."""
+    return f'/{parked_name(container["Labels"][LABEL_UUID])}' \
+        in container['Names']
+
+
 def own_labels(host: str) -> list[str]:
     """Return label filters that only this host's servers match."""
     return [LABEL_UUID, f'{LABEL_HOST}={host}']
 
 
-def labels(instance: objects.Instance, host: str) -> dict[str, str]:
-    """Return the labels that make a container ours and tell whose it is."""
+def labels(instance: objects.Instance, host: str,
+           application: str) -> dict[str, str]:
+    """Return the labels that make a container ours and tell whose it is.
+
+    All of them, '' where there is nothing to tell: the engine would take one
+    that is missing from the image, and a snapshot was somebody's server.
+    """
     return {
         LABEL_UUID: instance.uuid,
         LABEL_HOST: host,
@@ -67,13 +92,15 @@ def labels(instance: objects.Instance, host: str) -> dict[str, str]:
         LABEL + 'project_id': instance.project_id or '',
         LABEL + 'user_id': instance.user_id or '',
         LABEL + 'flavor': instance.flavor.name,
-        LABEL + 'image': instance.image_ref or '',
+        LABEL_IMAGE: instance.image_ref or '',
+        LABEL_APPLICATION: application,
     }
 
 
 def build(instance: objects.Instance, image: str, nics: Iterable[Nic],
           wanted: limits.Limits, defaults: Defaults,
-          host: str, application: str = '') -> dict[str, Any]:
+          host: str, application: str = '',
+          binds: Iterable[str] = ()) -> dict[str, Any]:
     """Return the body of ``POST /containers/create``.
 
     No network, no port and no block limit is asked of the engine: NICs come
@@ -82,13 +109,13 @@ def build(instance: objects.Instance, image: str, nics: Iterable[Nic],
 
     :param wanted: of which the engine gets those that it keeps itself
     :param application: label of the one the server is of; '' for none
+    :param binds: directories of the host, as the engine's Binds
     """
     nics = list(nics)
     return {
         'Image': image,
         'Hostname': instance.hostname,
-        'Labels': labels(instance, host) | (
-            {LABEL_APPLICATION: application} if application else {}),
+        'Labels': labels(instance, host, application),
         # A server has a console: a terminal whose output is the log.
         'Tty': True,
         'OpenStdin': True,
@@ -101,6 +128,7 @@ def build(instance: objects.Instance, image: str, nics: Iterable[Nic],
             'ExtraHosts': _hosts(instance.hostname, nics),
             'CgroupParent': defaults.cgroup_parent,
             'OomKillDisable': False,
+            'Binds': list(binds),
             **docker.host_config(wanted),
             **_log(defaults),
             **_privileges(defaults),

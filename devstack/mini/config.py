@@ -117,6 +117,7 @@ def host_context(
     return {
         **context,
         'host': host.name,
+        'host_address': host.address,
         'host_cgroup': host.cgroup,
         'host_ecu_per_core': str(host.ecu_per_core),
         'host_data_root': str(host.data_root),
@@ -169,6 +170,9 @@ def _host_files(
             render('nova-compute.conf', mine),
         ),
         Rendered(docker / f'{host.name}.json', render('daemon.json', mine)),
+        Rendered(
+            cloud.etc / 'ssh' / f'{host.name}.conf', render('sshd.conf', mine)
+        ),
         Rendered(
             docker / f'{host.name}.sh', render('dockerd.sh', mine), 0o700
         ),

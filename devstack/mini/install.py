@@ -37,6 +37,7 @@ DEBIAN_PACKAGES = (
     'mariadb-server',
     'memcached',
     'openssh-client',
+    'openssh-server',
     'procps',
     'python3',
     'python3-dev',
@@ -66,6 +67,7 @@ PROGRAMS = (
     'runc',
     'ssh',
     'ssh-keygen',
+    'sshd',
 )
 POLICY = pathlib.Path('/usr/sbin/policy-rc.d')
 POLICY_TEXT = '#!/bin/sh\n# Temporary: the nova-vcloud mini cloud\nexit 101\n'

@@ -18,10 +18,10 @@ from mini import supervision
 PATIENCE_SECONDS = 180
 
 
-def accepts_tcp(port: int) -> bool:
-    """Tell whether something listens on 127.0.0.1:port."""
+def accepts_tcp(port: int, address: str = '127.0.0.1') -> bool:
+    """Tell whether something listens on a port."""
     try:
-        with socket.create_connection(('127.0.0.1', port), timeout=2):
+        with socket.create_connection((address, port), timeout=2):
             return True
     except OSError:
         return False
@@ -56,6 +56,9 @@ def probe(cloud: settings.Cloud, service: str) -> Callable[[], bool]:
     if service.startswith('dockerd-compute'):
         host = cloud.host(int(service.removeprefix('dockerd-compute')))
         return lambda: engine_answers(host)
+    if service.startswith('sshd-compute'):
+        address = cloud.host(int(service.removeprefix('sshd-compute'))).address
+        return lambda: accepts_tcp(cloud.port('sshd'), address)
     if service in ('rabbitmq', 'memcached', 'nova-serialproxy'):
         return lambda: accepts_tcp(cloud.port(service))
     if service in settings.PORT_OFFSETS:

@@ -10,6 +10,7 @@ import shlex
 from mini import config
 from mini import processes
 from mini import settings
+from mini import sshd
 
 SYSTEM_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
 
@@ -225,6 +226,17 @@ def engine(cloud: settings.Cloud, host: settings.Host) -> Service:
     )
 
 
+def ssh_server(cloud: settings.Cloud, host: settings.Host) -> Service:
+    """Return the ssh server of one compute host."""
+    path = sshd.configuration(cloud, host)
+    return Service(
+        f'sshd-{host.name}',
+        ('/usr/sbin/sshd', '-D', '-e', '-f', str(path)),
+        ENGINE,
+        configs=(path,),
+    )
+
+
 def catalog(cloud: settings.Cloud, secret: dict[str, str]) -> list[Service]:
     """Return all services of the cloud."""
     neutron = ['neutron/neutron.conf', 'neutron/ml2_conf.ini']
@@ -234,6 +246,7 @@ def catalog(cloud: settings.Cloud, secret: dict[str, str]) -> list[Service]:
         found.append(_daemon(cloud, name, CONTROL, ['nova/nova.conf']))
     for host in cloud.hosts:
         found.append(engine(cloud, host))
+        found.append(ssh_server(cloud, host))
         found.append(compute(cloud, host.name))
     return found
 

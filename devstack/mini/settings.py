@@ -38,6 +38,8 @@ PORT_OFFSETS = {
     'epmd': 13,
     'memcached': 14,
     'docker-registry': 15,
+    # On the address of each host.
+    'sshd': 16,
 }
 
 
@@ -76,6 +78,11 @@ class Host:
     def ecu_per_core(self) -> float:
         """Return how many compute units a core of this host counts for."""
         return ECU_PER_CORE[self.index % len(ECU_PER_CORE)]
+
+    @property
+    def address(self) -> str:
+        """Return the address by which other hosts reach this one."""
+        return f'127.0.1.{self.index}'
 
     @property
     def cgroup(self) -> str:

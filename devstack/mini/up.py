@@ -22,6 +22,7 @@ from mini import schemas
 from mini import seed
 from mini import services
 from mini import settings
+from mini import sshd
 from mini import steps
 from mini import supervision
 
@@ -152,6 +153,7 @@ class Ascent:
         return [
             steps.Step('network namespaces', lambda: network.up(cloud)),
             steps.Step('operator key', lambda: seed.operator_key(cloud)),
+            steps.Step('ssh keys', lambda: sshd.prepare(cloud)),
             steps.Step('supervisord', self.declare),
             steps.Step('mariadb', self.mariadb, ('supervisord',)),
             steps.Step('rabbitmq', self.service('rabbitmq'), ('supervisord',)),
@@ -242,11 +244,15 @@ class Ascent:
             engine = f'dockerd-{host.name}'
             after = ('network namespaces', 'supervisord')
             found.append(steps.Step(engine, self.engine(host), after))
+            ssh = f'sshd-{host.name}'
+            found.append(
+                steps.Step(ssh, self.service(ssh), ('supervisord', 'ssh keys'))
+            )
             found.append(
                 steps.Step(
                     f'nova-compute-{host.name}',
                     self.service(f'nova-compute-{host.name}'),
-                    (engine, *control),
+                    (engine, ssh, *control),
                 )
             )
         computes = (f'nova-compute-{host.name}' for host in self._cloud.hosts)

@@ -86,6 +86,15 @@ OPTS = [
         default=1.0, min=0.0,
         help='Seconds that a container must stay down before Nova is told '
              'that the server stopped, so that a restart is not a stop.'),
+    cfg.IntOpt(
+        'snapshot_max_layers',
+        default=32, min=1, max=100,
+        help='Layers that the image of a server may have. Each snapshot has '
+             'one more than the image of its server; one that would have '
+             'more than these is made an image of a single layer, which '
+             'takes longer and shares nothing with the image of its server. '
+             '1 makes every snapshot so. An engine cannot run an image of '
+             'more than about 120.'),
 ]
 
 

@@ -7,6 +7,7 @@ from oslo_config import cfg
 
 from nova_vcloud.conf import docker
 from nova_vcloud.conf import ecu
+from nova_vcloud.conf import migration
 from nova_vcloud.conf import ml2
 from nova_vcloud.conf import net
 from nova_vcloud.conf import qos
@@ -15,5 +16,5 @@ from nova_vcloud.conf import scheduler
 
 def list_opts() -> list[tuple[cfg.OptGroup, Any]]:
     """Return (group, options) pairs, as ``oslo.config.opts`` wants them."""
-    modules = (docker, net, qos, ecu, scheduler, ml2)
+    modules = (docker, net, qos, ecu, scheduler, migration, ml2)
     return [(module.GROUP, module.OPTS) for module in modules]

@@ -6,6 +6,7 @@ import threading
 from nova import exception as nova_exception
 from nova import objects
 import oslo_messaging
+from oslo_utils.fixture import uuidsentinel as uuids
 import pytest
 
 from nova_vcloud import exception
@@ -16,7 +17,8 @@ objects.register_all()
 
 def instance(uuid='new', **specs):
     return objects.Instance(
-        uuid=uuid, project_id='p', flavor=objects.Flavor(extra_specs={
+        uuid=getattr(uuids, uuid), project_id='p',
+        flavor=objects.Flavor(extra_specs={
             f'vcloud:{key}': value for key, value in specs.items()}))
 
 
@@ -63,7 +65,7 @@ def test_the_hosts_option_holds_where_nobody_says():
 
 
 def test_a_server_is_not_in_its_own_way():
-    assert admit({'new': 'p/web'}, app='web', app_max_per_host='1')
+    assert admit({uuids.new: 'p/web'}, app='web', app_max_per_host='1')
 
 
 def test_of_many_at_once_one_gets_in():
@@ -74,7 +76,7 @@ def test_of_many_at_once_one_gets_in():
     def build(number):
         try:
             with found.admitted(None, instance(
-                    str(number), app='web', app_max_per_host='1')):
+                    f's{number}', app='web', app_max_per_host='1')):
                 inside.append(number)
                 done.wait(5)
             results.append('in')

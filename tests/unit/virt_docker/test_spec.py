@@ -112,5 +112,8 @@ def test_labels_tell_whose_container_it_is(instance):
         'org.openstack.nova.user_id': 'u1',
         'org.openstack.nova.flavor': 'c1.small',
         'org.openstack.nova.image': uuids.image,
+        'org.openstack.nova.application': '',
     }
+    # A snapshot blanks them all.
+    assert labels.keys() == set(spec.LABELS)
     assert all(isinstance(v, str) for v in labels.values())

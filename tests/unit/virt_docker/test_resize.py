@@ -7,7 +7,7 @@ from nova.compute import task_states
 import pytest
 
 from nova_vcloud import exception
-from nova_vcloud.virt_docker import migration
+from nova_vcloud.virt_docker import resize
 
 
 def flavor(root_gb=2, ephemeral_gb=1):
@@ -32,14 +32,14 @@ def test_only_a_revert_that_stays_destroys_nothing(monkeypatch, task_state,
                                                    hosts, here):
     monkeypatch.setattr(objects.Migration, 'get_by_id_and_instance',
                         lambda *_args: move(*hosts))
-    assert migration.reverting_here(None, instance(task_state)) is here
+    assert resize.reverting_here(None, instance(task_state)) is here
 
 
 def test_a_server_that_does_not_move_has_no_move():
     still = instance(task_states.RESIZE_REVERTING)
     still.migration_context = None
-    assert migration.of(None, still) is None
-    assert not migration.reverting_here(None, still)
+    assert resize.of(None, still) is None
+    assert not resize.reverting_here(None, still)
 
 
 @pytest.mark.parametrize(('smaller', 'words'), [
@@ -47,8 +47,8 @@ def test_a_server_that_does_not_move_has_no_move():
     (flavor(ephemeral_gb=0), 'ephemeral disk would go from 1 GB to 0 GB')])
 def test_a_smaller_disk_is_refused(smaller, words):
     with pytest.raises(nova_exception.ResizeError, match=words):
-        migration.check_disk(flavor(), smaller)
-    migration.check_disk(smaller, flavor())
+        resize.check_disk(flavor(), smaller)
+    resize.check_disk(smaller, flavor())
 
 
 @pytest.mark.parametrize('error', [
@@ -58,7 +58,7 @@ def test_a_smaller_disk_is_refused(smaller, words):
     nova_exception.ResizeError(reason='a reason')])
 def test_nova_is_told_that_nothing_was_changed(error):
     with pytest.raises(nova_exception.InstanceFaultRollback) as caught, \
-            migration.rolled_back():
+            resize.rolled_back():
         raise error
     assert isinstance(caught.value.inner_exception,
                       nova_exception.ResizeError)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Moves of servers; a move to the same host changes limits, nothing else."""
+"""What Nova notes of a resize or move, and how it is told of a refusal."""
 
 from __future__ import annotations
 
@@ -57,12 +57,16 @@ def check_disk(old: objects.Flavor, new: objects.Flavor) -> None:
 
 @contextlib.contextmanager
 def rolled_back() -> Iterator[None]:
-    """Tell Nova that a refusal left the server as it was."""
+    """Tell Nova that a refusal left the server as it was.
+
+    :raises InstanceFaultRollback: around the reason
+    """
     try:
         yield
-    except nova_exception.ResizeError as e:
-        raise nova_exception.InstanceFaultRollback(e) from e
-    except (exception.InvalidRequest, exception.LimitNotEnforced,
-            exception.NoCpusLeft) as e:
+    except exception.ContainerNotFound:
+        raise
+    except exception.NovaVcloudException as e:
         raise nova_exception.InstanceFaultRollback(
             nova_exception.ResizeError(reason=str(e))) from e
+    except nova_exception.NovaException as e:
+        raise nova_exception.InstanceFaultRollback(e) from e

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long a server that has written 200 MB is down while it moves.
+
+From one engine to another on this machine, over real ssh: stop, send, make,
+unpack, start. Beside it, in the same run, what can be done with the engine
+alone: commit, push to a registry that has the image already, pull, create,
+start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import contextlib
+import os
+import pathlib
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / 'benchmarks'), str(ROOT / 'tests/fixtures')]
+
+import _report  # noqa: E402 - found by the line above
+import computehost  # noqa: E402
+import dockerd as dockerd_fixture  # noqa: E402
+import lan as lan_fixture  # noqa: E402
+from nova import objects  # noqa: E402
+import sshd  # noqa: E402
+
+from nova_vcloud import privsep  # noqa: E402
+from nova_vcloud.virt_docker import images  # noqa: E402
+from nova_vcloud.virt_docker import moves  # noqa: E402
+from nova_vcloud.virt_docker import spec  # noqa: E402
+from nova_vcloud.virt_docker import transport  # noqa: E402
+
+ROUNDS = int(os.environ.get('BENCH_ROUNDS', '5'))
+MEGABYTES = 200
+GOAL = '<= 0.1'
+REGISTRY = '''
+version: 0.1
+log: {{level: error}}
+storage: {{filesystem: {{rootdirectory: {folder}}}, delete: {{enabled: true}}}}
+http: {{addr: "127.0.0.1:{port}"}}
+'''
+
+
+@contextlib.contextmanager
+def registry(folder: pathlib.Path) -> Iterator[str]:
+    """Have a registry; yield its address."""
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        port = s.getsockname()[1]
+    config = folder / 'registry.yml'
+    config.write_text(REGISTRY.format(folder=folder / 'data', port=port))
+    with subprocess.Popen(['docker-registry', 'serve', config],
+                          stdout=subprocess.DEVNULL,
+                          stderr=subprocess.DEVNULL) as process:
+        try:
+            for _ in range(100):
+                with contextlib.suppress(OSError):
+                    socket.create_connection(('127.0.0.1', port)).close()
+                    break
+                time.sleep(0.1)
+            yield f'127.0.0.1:{port}'
+        finally:
+            process.terminate()
+
+
+class Bench:
+    """Two hosts, and two ways from one to the other."""
+
+    def __init__(self, stack: contextlib.ExitStack) -> None:
+        folder = pathlib.Path(stack.enter_context(
+            tempfile.TemporaryDirectory()))
+        self.hosts = []
+        for name in ('one', 'two'):
+            engine = stack.enter_context(dockerd_fixture.private())
+            lan = stack.enter_context(lan_fixture.private(str(engine.links)))
+            self.hosts.append(computehost.ComputeHost(
+                engine, lan, folder / name))
+        for name in ('spool', 'ssh', 'registry'):
+            (folder / name).mkdir()
+        self.registry = stack.enter_context(registry(folder / 'registry'))
+        ssh = stack.enter_context(
+            sshd.private(folder / 'ssh', folder / 'spool'))
+        images.tag_of = lambda _id: f'{dockerd_fixture.IMAGE}:latest'
+        self.moves = [moves.Moves(
+            host.dockerd.engine, host.containers, computehost.Images(),
+            'layer', str(folder / 'spool'),
+            lambda address: transport.Remote(ssh, address),
+            lambda _context, _image: True, 2, 5) for host in self.hosts]
+        self._share_base()
+
+    def _share_base(self) -> None:
+        """Let registry and both engines have the same image."""
+        base = f'{self.registry}/base'
+        one, two = (host.dockerd for host in self.hosts)
+        one.docker('tag', dockerd_fixture.IMAGE, base)
+        one.docker('push', base)
+        two.docker('rmi', dockerd_fixture.IMAGE)
+        two.docker('pull', base)
+        two.docker('tag', base, f'{dockerd_fixture.IMAGE}:latest')
+
+    def server(self) -> tuple[objects.Instance, object]:
+        """Return a server that has written something."""
+        host = self.hosts[0]
+        instance, ports = host.instance(memory_mb=512), host.ports()
+        host.spawn(instance, ports)
+        host.inside(instance, f'dd if=/dev/urandom of=/root/data bs=1M '
+                              f'count={MEGABYTES}; sync')
+        return instance, ports
+
+    def ours(self) -> float:
+        """Return the seconds that a move takes."""
+        instance, ports = self.server()
+        there = self.hosts[1].ports()
+        start = time.perf_counter()
+        papers = self.moves[0].send(None, instance, sshd.ADDRESS, ports, 0)
+        self.moves[1].receive(None, instance, papers, there,
+                              objects.ImageMeta(), power_on=True)
+        found = time.perf_counter() - start
+        for host in self.hosts:
+            host.containers.destroy(instance.uuid)
+        return found
+
+    def engines(self) -> float:
+        """Return the seconds that commit, push and pull take."""
+        instance, _ports = self.server()
+        one, two = (host.dockerd for host in self.hosts)
+        name = spec.container_name(instance.uuid)
+        image = f'{self.registry}/moved:{instance.uuid}'
+        start = time.perf_counter()
+        one.docker('stop', '--time', '0', name)
+        one.docker('commit', name, image)
+        one.docker('push', image)
+        two.docker('pull', image)
+        two.docker('run', '--detach', '--tty', '--network', 'none', '--name',
+                   name, image)
+        found = time.perf_counter() - start
+        two.docker('rm', '--force', name)
+        self.hosts[0].containers.destroy(instance.uuid)
+        for engine in (one, two):
+            engine.docker('rmi', image)
+        return found
+
+
+def main() -> int:
+    """Print the table; 0 when the goals are met."""
+    privsep.in_process()
+    ours, theirs = [], []
+    with contextlib.ExitStack() as stack:
+        bench = Bench(stack)
+        for _ in range(ROUNDS):
+            ours.append(bench.ours())
+            theirs.append(bench.engines())
+    mine, base = statistics.median(ours), statistics.median(theirs)
+    rows = [
+        _report.Row(f'{MEGABYTES} MB moved, from stop to start', mine, 's'),
+        _report.Row('commit, push, pull, create, start', base, 's'),
+        _report.Row('ours / commit, push, pull', mine / base, 'ratio', GOAL)]
+    return 0 if _report.publish('migration', rows) else 1
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a container has written gets whole into another one."""
+
+import os
+import pathlib
+import subprocess
+
+import dockerd as dockerd_fixture
+import pytest
+
+from nova_vcloud import exception
+from nova_vcloud.virt_docker import layers
+
+WRITE = '''
+set -e
+mkdir -p /data/deep && cd /data
+head -c 2000000 /dev/urandom >big
+ln big deep/hard
+ln -s /etc/passwd link
+mkfifo fifo
+mknod null c 1 3
+echo text >owned && chown 1234:4321 owned && chmod 6711 owned
+dd if=/dev/zero of=sparse bs=1 count=1 seek=50000000 2>/dev/null
+touch "with space" -- -dash
+printf 'x' >'new
+line'
+rm -rf /tmp && mkdir /tmp && echo new >/tmp/only
+rm /bin/vi
+'''
+LOOK = '''
+cd / && find data tmp bin/vi -exec stat -c \
+    '%n|%F|%a|%u|%g|%h|%s|%Y|%t|%T' {} \; 2>/dev/null | sort
+sha256sum /data/big
+readlink /data/link
+'''
+
+
+@pytest.fixture
+def containers(dockerd):
+    """Return what makes a container; all are removed."""
+    made = []
+
+    def make(name: str) -> dict:
+        made.append(name)
+        engine = dockerd.engine
+        engine.create(name, {'Image': dockerd_fixture.IMAGE, 'Tty': True,
+                             'HostConfig': {'NetworkMode': 'none'}})
+        return engine.container(name)
+    yield make
+    for name in made:
+        dockerd.engine.remove(name)
+
+
+def inside(dockerd, name: str, command: str) -> str:
+    done = dockerd.docker('exec', name, 'sh', '-c', command)
+    assert done.stderr == ''
+    return done.stdout
+
+
+def changes(dockerd, name: str) -> list[str]:
+    return sorted(dockerd.docker('diff', name).stdout.splitlines())
+
+
+def test_all_that_was_written_arrives(dockerd, containers, tmp_path):
+    engine, archive = dockerd.engine, str(tmp_path / 'layer.tar')
+    source = containers('source')
+    engine.start('source')
+    inside(dockerd, 'source', WRITE)
+    root = pathlib.Path(
+        f'/proc/{engine.container("source")["State"]["Pid"]}/root')
+    os.setxattr(root / 'data/owned', 'user.colour', b'blue')
+    os.setxattr(root / 'data/big', 'trusted.mark', b'7')
+    before = inside(dockerd, 'source', LOOK)
+    engine.stop('source', 0)
+    layers.pack(layers.upper(source), layers.logs(source, 2), archive)
+    # A hole is not sent.
+    assert os.stat(archive).st_size < 10_000_000
+
+    target = containers('target')
+    layers.unpack(archive, layers.upper(target), layers.log(target))
+    assert changes(dockerd, 'target') == changes(dockerd, 'source')
+    engine.start('target')
+    assert inside(dockerd, 'target', LOOK) == before
+    root = pathlib.Path(
+        f'/proc/{engine.container("target")["State"]["Pid"]}/root')
+    assert os.getxattr(root / 'data/owned', 'user.colour') == b'blue'
+    assert os.getxattr(root / 'data/big', 'trusted.mark') == b'7'
+    assert not (root / 'bin/vi').exists()
+    assert sorted(os.listdir(root / 'tmp')) == ['only']
+
+
+def test_the_console_log_goes_on_where_it_ended(dockerd, containers,
+                                                tmp_path):
+    archive = str(tmp_path / 'layer.tar')
+    source = containers('talker')
+    log = pathlib.Path(layers.log(source))
+    line = '{"log":"%s\\n","stream":"stdout","time":"2026-01-01T00:00:00Z"}\n'
+    for path, text in ((f'{log}.2', 'oldest'), (f'{log}.1', 'older'),
+                       (log, 'newest')):
+        pathlib.Path(path).write_text(line % text)
+    layers.pack(layers.upper(source), layers.logs(source, 3), archive)
+    target = containers('listener')
+    layers.unpack(archive, layers.upper(target), layers.log(target))
+    dockerd.engine.start('listener')
+    told = dockerd.engine.container('listener')
+    assert told['LogPath'] == layers.log(target)
+    told = dockerd.engine.logs('listener', 1000).decode().split()
+    assert told[:3] == ['oldest', 'older', 'newest']
+
+
+def test_an_archive_that_is_cut_off(dockerd, containers, tmp_path):
+    archive = tmp_path / 'layer.tar'
+    source = containers('short')
+    layers.pack(layers.upper(source), [], str(archive))
+    archive.write_bytes(archive.read_bytes()[:300])
+    with pytest.raises(exception.MoveFailed, match='tar: '):
+        layers.unpack(str(archive), layers.upper(source), str(tmp_path / 'log'))
+
+
+def test_another_storage_driver_is_named():
+    with pytest.raises(exception.MoveFailed, match='has btrfs; '):
+        layers.upper({'GraphDriver': {'Name': 'btrfs', 'Data': None}})
+
+
+def test_the_size_is_what_is_on_disk(tmp_path):
+    path = tmp_path / 'file'
+    with path.open('wb') as f:
+        f.truncate(1 << 30)
+        f.write(b'x' * (1 << 20))
+    told = layers.size(str(tmp_path))
+    assert told == int(subprocess.check_output(
+        ['du', '-s', '--block-size=1', tmp_path]).split()[0])
+    assert 1 << 20 <= told < 1 << 22

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Servers go to another host with all they have, or stay whole."""
+
+import contextlib
+import os
+import pathlib
+
+from desk import Desk
+from desk import until
+import pytest
+
+#: Steps of a move at which nova-compute dies: (where, step).
+AT_SOURCE = ('announced', 'stopped', 'sent', 'park', 'left')
+AT_DEST = ('base', 'namespace', 'create', 'join', 'limits', 'unpacked',
+           'inject', 'start', 'arrived')
+
+WRITE = '''
+set -e
+mkdir -p /data/deep /data/new
+head -c 3000000 /dev/urandom >/data/big
+ln /data/big /data/deep/hard
+ln -s ../big /data/deep/soft
+echo owned >/data/owned && chown 1234:4321 /data/owned && chmod 640 /data/owned
+chmod 4755 /data/owned
+mkfifo /data/fifo
+rm -f /etc/issue; rm -rf /etc/network; mkdir -p /etc/network
+echo new >/etc/network/only
+'''
+LOOK = '''
+cd /data && find . | sort | while read f; do
+  stat -c '%n %F %a %u %g %h %s %Y' "$f"; done
+sha256sum /data/big; cat /etc/network/only; ls -A /etc/network
+ls /etc/issue 2>&1; readlink /data/deep/soft; hostname
+'''
+
+
+def root(desk: Desk, server) -> pathlib.Path:
+    """Return the server's root, seen from the host."""
+    return pathlib.Path(
+        f'/proc/{desk.container(server)["State"]["Pid"]}/root')
+
+
+def fill(desk: Desk, server) -> None:
+    assert desk.inside(server, WRITE) == ''
+    os.setxattr(root(desk, server) / 'data/owned', 'user.colour', b'blue')
+
+
+def look(desk: Desk, server) -> tuple:
+    """Return all that must be the same after a move."""
+    colour = os.getxattr(root(desk, server) / 'data/owned', 'user.colour')
+    return (desk.inside(server, LOOK), colour, desk.addresses(server),
+            desk.nic(server))
+
+
+def migrate(desk: Desk, server) -> None:
+    desk.compute.migrate_server(server)
+    desk.wait(server, 'VERIFY_RESIZE', 120)
+
+
+def names(desk: Desk, server) -> dict[str, list[str]]:
+    """Return the containers of a server on each host."""
+    return {host.name: [
+        name for each in desk.engine(host).containers(all=True)
+        for name in each['Names'] if server.id in name]
+        for host in desk.cloud.hosts}
+
+
+def spools(desk: Desk) -> list[str]:
+    """Return what lies in the spools of all hosts."""
+    return [path.name for host in desk.cloud.hosts
+            for path in (host.folder / 'nova/vcloud-moves').iterdir()]
+
+
+def test_a_migrated_server_has_all_it_had(desk: Desk):
+    server = desk.boot('mover')
+    fill(desk, server)
+    before, source = look(desk, server), desk.host_of(server).name
+    console = desk.console(server)
+    migrate(desk, server)
+    dest = desk.host_of(server).name
+    assert dest != source
+    assert look(desk, server) == before
+    desk.answers(server)
+    assert desk.console(server).startswith(console)
+    assert names(desk, server) == {
+        dest: [f'/nova-{server.id}'], source: [f'/nova-{server.id}-parked']}
+    desk.compute.confirm_server_resize(server)
+    desk.wait(server, 'ACTIVE')
+    until(lambda: names(desk, server)[source] == [], 20, 'source is clean')
+    assert look(desk, server) == before
+    assert spools(desk) == []
+
+
+def test_a_revert_brings_back_what_stayed(desk: Desk):
+    server = desk.boot('homesick')
+    fill(desk, server)
+    before, source = look(desk, server), desk.host_of(server).name
+    migrate(desk, server)
+    assert desk.inside(server, 'echo changed >/data/owned') == ''
+    desk.compute.revert_server_resize(server)
+    desk.wait(server, 'ACTIVE')
+    assert desk.host_of(server).name == source
+    assert look(desk, server) == before
+    desk.answers(server)
+    other = {host.name for host in desk.cloud.hosts} - {source}
+    assert names(desk, server) == {
+        source: [f'/nova-{server.id}'], other.pop(): []}
+
+
+def test_a_stopped_server_moves_and_stays_stopped(desk: Desk):
+    server = desk.boot('sleeper')
+    fill(desk, server)
+    before = look(desk, server)
+    desk.compute.stop_server(server)
+    desk.wait(server, 'SHUTOFF')
+    migrate(desk, server)
+    desk.silent(server)
+    desk.compute.confirm_server_resize(server)
+    desk.wait(server, 'SHUTOFF')
+    desk.compute.start_server(server)
+    desk.wait(server, 'ACTIVE')
+    assert look(desk, server) == before
+    desk.answers(server)
+
+
+def test_a_live_migration_is_refused_with_the_reason(desk: Desk):
+    server = desk.boot('lively')
+    before = desk.container(server)
+    desk.compute.live_migrate_server(server, host=None,
+                                     block_migration='auto')
+    until(lambda: desk.get(server).task_state is None, 60, 'it is tried')
+    assert desk.get(server).status == 'ACTIVE'
+    assert desk.container(server)['State'] == before['State']
+    done = desk.compute.migrations(instance_uuid=server.id)
+    assert [m.status for m in done] == ['error']
+
+
+def test_a_host_that_cannot_be_reached_keeps_the_server(desk: Desk):
+    server = desk.boot('anchored')
+    fill(desk, server)
+    before, source = look(desk, server), desk.host_of(server).name
+    started = desk.container(server)['State']['StartedAt']
+    other, = (h.name for h in desk.cloud.hosts if h.name != source)
+    with desk.stopped(f'sshd-{other}'):
+        desk.compute.migrate_server(server)
+        until(lambda: desk.get(server).task_state is None, 60, 'it is tried')
+    assert desk.get(server).status == 'ACTIVE'
+    assert desk.container(server)['State']['StartedAt'] == started
+    assert look(desk, server) == before
+    desk.answers(server)
+
+
+def crash_file(desk: Desk, host) -> pathlib.Path:
+    return desk.cloud.home / host.name / 'crash-at'
+
+
+@contextlib.contextmanager
+def death_at(desk: Desk, host, step: str):
+    """Have nova-compute of a host die at a step; wait until it is back."""
+    path, service = crash_file(desk, host), f'nova-compute-{host.name}'
+    before, pid = desk.last_report(host), desk.pid(service)
+    path.write_text(step)
+    try:
+        yield
+        until(lambda: not path.exists(), 60, f'{service} dies at {step}')
+        desk.wait_restarted(service, pid)
+        until(lambda: desk.compute_ready(host, before), 60, 'it reports')
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def settle(desk: Desk, server) -> str:
+    """Wait until nobody works on a server; confirm a move; return its state.
+    """
+    def done():
+        now = desk.get(server)
+        return now if now.task_state is None else None
+    now = until(done, 240, 'nobody works on the server', every=1)
+    if now.status == 'VERIFY_RESIZE':
+        desk.compute.confirm_server_resize(server)
+        now = desk.wait(server, 'ACTIVE')
+    return now.status
+
+
+def whole(desk: Desk, server, before: tuple) -> None:
+    """Require that a server is on one host, with all it had."""
+    assert look(desk, server) == before
+    desk.answers(server)
+    here = desk.host_of(server).name
+    until(lambda: names(desk, server) == {
+        host.name: [f'/nova-{server.id}'] if host.name == here else []
+        for host in desk.cloud.hosts}, 20, f'one container, on {here}')
+    assert spools(desk) == []
+
+
+@pytest.mark.parametrize('step', AT_SOURCE)
+def test_nova_compute_dies_where_the_server_leaves(desk: Desk, step):
+    server = desk.boot('leaver')
+    fill(desk, server)
+    before, source = look(desk, server), desk.host_of(server)
+    with death_at(desk, source, step):
+        desk.compute.migrate_server(server)
+    assert settle(desk, server) == 'ACTIVE'
+    assert desk.host_of(server).name == source.name
+    whole(desk, server, before)
+
+
+@pytest.mark.parametrize('step', AT_DEST)
+def test_nova_compute_dies_where_the_server_arrives(desk: Desk, step):
+    server = desk.boot('arriver')
+    fill(desk, server)
+    before, source = look(desk, server), desk.host_of(server)
+    dest, = (h for h in desk.cloud.hosts if h.name != source.name)
+    with death_at(desk, dest, step):
+        desk.compute.migrate_server(server)
+    assert settle(desk, server) == 'ACTIVE'
+    assert desk.host_of(server).name == dest.name
+    whole(desk, server, before)

@@ -1,0 +1,310 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Servers that go to another host, with what they have written.
+
+The host they leave keeps its container, put aside, until the move is
+confirmed; what another host sends lies in the spool until the server runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import time
+from typing import Any
+
+from nova import context as nova_context
+from nova import objects
+from oslo_log import log
+
+from nova_vcloud import exception
+from nova_vcloud.engine import Engine
+from nova_vcloud.virt_docker import containers
+from nova_vcloud.virt_docker import images
+from nova_vcloud.virt_docker import layers
+from nova_vcloud.virt_docker import spec
+from nova_vcloud.virt_docker import steps
+from nova_vcloud.virt_docker import transport
+
+LOG = log.getLogger(__name__)
+
+LAYER_FILE = 'layer.tar'
+IMAGE_FILE = 'image.tar'
+TAG = 'moved'
+
+
+@dataclasses.dataclass(frozen=True)
+class Cargo:
+    """What the other host must know; Nova carries it there.
+
+    :ivar method: of ``[vcloud_migration]``, on the host it comes from
+    :ivar image: the digests of the layers below what was written
+    :ivar whole: the image itself was sent too
+    :ivar application: label of the one the server is of
+    """
+
+    method: str
+    image: tuple[str, ...]
+    whole: bool
+    application: str
+
+    def to_text(self) -> str:
+        """Return it for :meth:`from_text`."""
+        return json.dumps({'nova_vcloud': 1, **dataclasses.asdict(self)})
+
+    @classmethod
+    def from_text(cls, text: str) -> Cargo:
+        """Return what another host wrote.
+
+        :raises MoveFailed: it is of a later release
+        """
+        found = json.loads(text)
+        if found.pop('nova_vcloud', None) != 1:
+            raise exception.MoveFailed(
+                'the other host runs a release of nova-vcloud that this one '
+                'does not know')
+        return cls(found['method'], tuple(found['image']), found['whole'],
+                   found['application'])
+
+
+class Moves:
+    """Moves from and to this host.
+
+    :param method: of ``[vcloud_migration]``
+    :param spool: directory of what comes
+    :param remote: makes the door to another host, of its address
+    :param known: tells whether Glance has an image, of (context, id)
+    :param log_files: console logs that a server may have
+    :param engine_wait: seconds
+    """
+
+    def __init__(self, engine: Engine, servers: containers.Containers,
+                 store: images.ImageStore, method: str, spool: str,
+                 remote: Callable[[str], transport.Remote],
+                 known: Callable[[Any, str], bool], log_files: int,
+                 engine_wait: float) -> None:
+        self._engine = engine
+        self._servers = servers
+        self._store = store
+        self._method = method
+        self._spool = spool
+        self._remote = remote
+        self._known = known
+        self._log_files = log_files
+        self._engine_wait = engine_wait
+        self._arriving: set[str] = set()
+
+    def make_spool(self) -> None:
+        """Have the directory for what comes."""
+        os.makedirs(self._spool, mode=0o700, exist_ok=True)
+
+    # From here
+
+    def send(self, context: nova_context.RequestContext,
+             instance: objects.Instance, dest: str, network_info: Any,
+             timeout: int) -> str:
+        """Stop a server and send it; on failure it is as it was.
+
+        :param dest: address of the other host
+        :param timeout: seconds between the stop signal and SIGKILL
+        :returns: what :meth:`receive` wants
+        :raises MoveFailed: with the reason
+        """
+        uuid, remote = instance.uuid, self._remote(dest)
+        container = self._servers.inspect(uuid)
+        ran = bool(container['State']['Running'])
+        cargo = self._cargo(context, instance, container)
+        papers = cargo.to_text()
+        remote.begin(uuid, self._size(container, cargo), papers)
+        steps.reached('announced')
+        try:
+            self._servers.stop(uuid, timeout)
+            steps.reached('stopped')
+            self._load(container, remote, uuid, cargo)
+            steps.reached('sent')
+            self._servers.leave(uuid)
+            steps.reached('left')
+        except BaseException:
+            LOG.info('Server stays: it could not be sent to %s', dest,
+                     instance=instance)
+            self.abandon(uuid, dest)
+            self._patiently(lambda: self._servers.restore(
+                instance, network_info, ran))
+            raise
+        return papers
+
+    def _cargo(self, context: nova_context.RequestContext,
+               instance: objects.Instance,
+               container: dict[str, Any]) -> Cargo:
+        image = self._engine.image_get(container['Image']) or {}
+        labels = container['Config']['Labels']
+        return Cargo(
+            self._method,
+            tuple(image.get('RootFS', {}).get('Layers') or ()),
+            self._method == 'image'
+            or not self._known(context, instance.image_ref),
+            labels.get(spec.LABEL_APPLICATION) or '')
+
+    def _size(self, container: dict[str, Any], cargo: Cargo) -> int:
+        found = 0
+        if cargo.whole:
+            image = self._engine.image_get(container['Image']) or {}
+            found += int(image.get('Size') or 0)
+        if cargo.method == 'layer':
+            found += layers.size(layers.upper(container))
+        return found
+
+    def _load(self, container: dict[str, Any], remote: transport.Remote,
+              uuid: str, cargo: Cargo) -> None:
+        if cargo.method == 'image':
+            self._send_image(container, remote, uuid)
+            return
+        if cargo.whole:
+            name = images.tag_of(
+                container['Config']['Labels'][spec.LABEL_IMAGE])
+            remote.put(uuid, IMAGE_FILE, self._engine.image_save(name))
+        self._send_layer(container, remote, uuid)
+
+    def _send_layer(self, container: dict[str, Any],
+                    remote: transport.Remote, uuid: str) -> None:
+        upper = layers.upper(container)
+        logs = layers.logs(container, self._log_files)
+        with transport.produced(
+                lambda sink: layers.pack(upper, logs, sink)) as chunks:
+            size = remote.put(uuid, LAYER_FILE, chunks)
+        LOG.info('Server %s: %d bytes sent', uuid, size)
+
+    def _send_image(self, container: dict[str, Any],
+                    remote: transport.Remote, uuid: str) -> None:
+        tag = _tag(uuid)
+        try:
+            self._engine.commit(container['Id'], tag)
+            remote.put(uuid, IMAGE_FILE, self._engine.image_save(tag))
+        finally:
+            self._engine.image_remove(tag)
+
+    def _patiently(self, action: Callable[[], None]) -> None:
+        """Do what must be done, when the engine is there again.
+
+        :raises EngineUnavailable: it does not come back
+        """
+        deadline = time.monotonic() + self._engine_wait
+        while True:
+            try:
+                return action()
+            except exception.EngineUnavailable:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(1)
+
+    def abandon(self, uuid: str, dest: str | None) -> None:
+        """Have the other host forget what it was sent, if it is there."""
+        if dest:
+            with contextlib.suppress(exception.MoveFailed):
+                self._remote(dest).drop(uuid)
+
+    # To here
+
+    def receive(self, context: nova_context.RequestContext,
+                instance: objects.Instance, cargo: str, network_info: Any,
+                image_meta: objects.ImageMeta, power_on: bool) -> None:
+        """Make a server of what has come.
+
+        What has come is kept until the server is whole, so this can be done
+        again.
+
+        :raises MoveFailed: with the reason
+        """
+        found, uuid = Cargo.from_text(cargo), instance.uuid
+        self._arriving.add(uuid)
+        try:
+            self._patiently(lambda: self._unload(
+                context, instance, found, network_info, image_meta,
+                power_on))
+        finally:
+            self._arriving.discard(uuid)
+        self.drop(uuid)
+
+    def arriving(self, uuid: str) -> bool:
+        """Tell whether a server is being made of what has come, now."""
+        return uuid in self._arriving
+
+    def papers(self, uuid: str) -> str | None:
+        """Return what :meth:`receive` wants, while there is cargo."""
+        try:
+            with open(os.path.join(self._spool, uuid, 'papers.json')) as f:
+                return f.read()
+        except FileNotFoundError:
+            return None
+
+    def waiting(self) -> list[str]:
+        """Return the servers of which something lies in the spool."""
+        return sorted(os.listdir(self._spool))
+
+    def forget(self, uuid: str) -> None:
+        """Remove all there is of a server but its container."""
+        self.drop(uuid)
+        # Its image, where such a one came.
+        self._engine.image_remove(_tag(uuid))
+
+    def drop(self, uuid: str) -> None:
+        """Remove what came of a server; nothing is fine."""
+        shutil.rmtree(os.path.join(self._spool, uuid), ignore_errors=True)
+
+    def _unload(self, context: nova_context.RequestContext,
+                instance: objects.Instance, cargo: Cargo, network_info: Any,
+                image_meta: objects.ImageMeta, power_on: bool) -> None:
+        folder = os.path.join(self._spool, instance.uuid)
+        tag = self._image(context, instance, cargo, image_meta, folder)
+        steps.reached('base')
+        layer = os.path.join(folder, LAYER_FILE)
+
+        def fill(name: str) -> None:
+            container = self._engine.container(name)
+            if os.path.exists(layer):
+                layers.unpack(layer, layers.upper(container),
+                              layers.log(container))
+            steps.reached('unpacked')
+
+        self._servers.adopt(instance, tag, network_info, power_on,
+                            cargo.application, fill)
+        steps.reached('arrived')
+
+    def _image(self, context: nova_context.RequestContext,
+               instance: objects.Instance, cargo: Cargo,
+               image_meta: objects.ImageMeta, folder: str) -> str:
+        """Have the image that the server was made of, or is."""
+        path = os.path.join(folder, IMAGE_FILE)
+        if cargo.method == 'image':
+            tag = _tag(instance.uuid)
+            self._load_image(path)
+            return tag
+        tag = images.tag_of(instance.image_ref)
+        if not cargo.whole:
+            self._store.ensure(context, instance.image_ref, image_meta,
+                               root_gb=instance.flavor.root_gb,
+                               instance=instance)
+        elif not self._has(tag, cargo):
+            self._load_image(path)
+        if not self._has(tag, cargo):
+            raise exception.MoveFailed(
+                f'image {instance.image_ref} has other layers here than on '
+                'the host that the server comes from')
+        return tag
+
+    def _load_image(self, path: str) -> None:
+        with open(path, 'rb') as f:
+            self._engine.image_load(iter(lambda: f.read(1 << 20), b''))
+
+    def _has(self, tag: str, cargo: Cargo) -> bool:
+        found = self._engine.image_get(tag) or {}
+        layers_here = found.get('RootFS', {}).get('Layers') or ()
+        return tuple(layers_here) == cargo.image
+
+
+def _tag(uuid: str) -> str:
+    """Return the name of the image that one server is."""
+    return f'{images.REPOSITORY}{uuid}:{TAG}'

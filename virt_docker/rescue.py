@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A server that is run from another image, with its own disk beside it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+from typing import Any
+
+from nova import context as nova_context
+from nova import objects
+from oslo_log import log
+
+from nova_vcloud.engine import Engine
+from nova_vcloud.virt_docker import containers
+from nova_vcloud.virt_docker import layers
+from nova_vcloud.virt_docker import spec
+
+LOG = log.getLogger(__name__)
+
+#: Where the rescue system sees the disk of the server.
+MOUNT_POINT = '/mnt'
+
+
+class Rescue:
+    """Servers of this host that are rescued.
+
+    :param folder: where their disks are mounted on the host
+    """
+
+    def __init__(self, engine: Engine, servers: containers.Containers,
+                 folder: str) -> None:
+        self._engine = engine
+        self._servers = servers
+        self._folder = pathlib.Path(folder)
+
+    def begin(self, context: nova_context.RequestContext,
+              instance: objects.Instance, image_meta: objects.ImageMeta,
+              network_info: Any, files: dict[str, bytes]) -> None:
+        """Start the rescue system in the place of a server that is stopped.
+
+        :raises MoveFailed: the engine's storage driver has no disk to mount
+        """
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.release, instance.uuid)
+            self._servers.replace(
+                context, instance, image_meta.id, image_meta, network_info,
+                files, 0, lambda old: [
+                    f'{self._mount(instance.uuid, old)}:{MOUNT_POINT}'])
+            undo.pop_all()
+
+    def end(self, instance: objects.Instance, network_info: Any,
+            timeout: int) -> None:
+        """Start the server again, with what was done to its disk.
+
+        :param timeout: seconds between the stop signal and SIGKILL
+        """
+        self._servers.stop(instance.uuid, timeout)
+        self.release(instance.uuid)
+        self._servers.restore(instance, network_info, power_on=True)
+
+    def prepare(self, uuid: str) -> None:
+        """Mount a disk again that was, before the host was rebooted."""
+        if self._path(uuid).is_dir():
+            self._mount(uuid, self._engine.container(spec.parked_name(uuid)))
+
+    def release(self, uuid: str) -> None:
+        """Unmount the disk of a server; one that is not mounted is fine."""
+        path = self._path(uuid)
+        if path.is_dir():
+            layers.unmount(str(path))
+            path.rmdir()
+
+    def _path(self, uuid: str) -> pathlib.Path:
+        return self._folder / uuid
+
+    def _mount(self, uuid: str, container: dict[str, Any]) -> str:
+        path = self._path(uuid)
+        path.mkdir(parents=True, exist_ok=True)
+        if not os.path.ismount(path):
+            layers.mount(layers.graph(container), str(path))
+        return str(path)

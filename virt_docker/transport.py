@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Data of servers on their way to another host, over ssh.
+
+The other end is ``nova-vcloud-receive``. ssh authenticates both hosts; that
+all has come is known by the digest of both ends.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
+from concurrent import futures
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import os
+import select
+import subprocess
+import tempfile
+from typing import IO
+from typing import cast
+
+from oslo_log import log
+
+from nova_vcloud import exception
+
+LOG = log.getLogger(__name__)
+
+CHUNK = 1 << 20
+CONNECT_TIMEOUT = 10  # seconds
+
+
+@dataclasses.dataclass(frozen=True)
+class Ssh:
+    """How other hosts are reached; from ``[vcloud_migration]``."""
+
+    user: str
+    port: int
+    identity_file: str
+    known_hosts_file: str
+    command: str
+
+    def words(self, host: str, asked: Iterable[str]) -> list[str]:
+        """Return the command that runs ours on another host."""
+        options = {'BatchMode': 'yes', 'ConnectTimeout': CONNECT_TIMEOUT,
+                   'StrictHostKeyChecking': 'yes', 'Compression': 'no',
+                   # A host that dies is noticed within a minute.
+                   'ServerAliveInterval': 15, 'LogLevel': 'ERROR'}
+        if self.identity_file:
+            options |= {'IdentityFile': self.identity_file,
+                        'IdentitiesOnly': 'yes'}
+        if self.known_hosts_file:
+            options['UserKnownHostsFile'] = self.known_hosts_file
+        given = [word for name, value in options.items()
+                 for word in ('-o', f'{name}={value}')]
+        return ['ssh', '-T', '-p', str(self.port), '-l', self.user, *given,
+                '--', host, self.command, *asked]
+
+
+class Remote:
+    """The spool of another host.
+
+    :param host: address of it
+    """
+
+    def __init__(self, ssh: Ssh, host: str) -> None:
+        self._ssh = ssh
+        self._host = host
+
+    def begin(self, server: str, size: int, papers: str) -> None:
+        """Make room for a server.
+
+        :param size: bytes
+        :param papers: what the other nova-compute wants to know of it
+        :raises MoveFailed: the host cannot be reached, or has no room
+        """
+        self._ask('begin', server, str(size), said=papers)
+
+    def drop(self, server: str) -> None:
+        """Remove what there is of a server.
+
+        :raises MoveFailed: the host cannot be reached
+        """
+        self._ask('drop', server)
+
+    def put(self, server: str, name: str, chunks: Iterable[bytes]) -> int:
+        """Send a file and compare what came; return its bytes.
+
+        :raises MoveFailed: it did not come, or not as it was sent
+        """
+        digest, size = hashlib.sha256(), 0
+        with subprocess.Popen(
+                self._ssh.words(self._host, ['put', server, name]),
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE, bufsize=0) as process:
+            sink = cast('IO[bytes]', process.stdin).fileno()
+            try:
+                for chunk in chunks:
+                    digest.update(chunk)
+                    size += len(chunk)
+                    _write_all(sink, chunk)
+            except BrokenPipeError:
+                pass  # what it says is the reason
+            except BaseException:
+                process.kill()
+                raise
+            out, err = process.communicate()
+        if process.returncode:
+            raise self._failed(err.decode(errors='replace'))
+        if out.decode(errors='replace').split() != [
+                digest.hexdigest(), str(size)]:
+            raise exception.MoveFailed(
+                f'{self._host} has received other data than were sent')
+        return size
+
+    def _ask(self, *asked: str, said: str = '') -> str:
+        done = subprocess.run(
+            self._ssh.words(self._host, asked), capture_output=True,
+            input=said, text=True, check=False)
+        if done.returncode:
+            raise self._failed(done.stderr)
+        return done.stdout
+
+    def _failed(self, said: str) -> exception.MoveFailed:
+        lines = said.strip().splitlines() or ['no reason given']
+        return exception.MoveFailed(f'host {self._host}: {lines[-1]}')
+
+
+def _write_all(fd: int, chunk: bytes) -> None:
+    view = memoryview(chunk)
+    while view:
+        view = view[os.write(fd, view):]
+
+
+@contextlib.contextmanager
+def produced(work: Callable[[str], None]) -> Iterator[Iterator[bytes]]:
+    """Let ``work`` write to a pipe, and read it here.
+
+    What runs with privilege may be in another process.
+
+    :param work: is called with the path of the pipe, in another thread; what
+        it raises is raised at the end
+    """
+    with tempfile.TemporaryDirectory(prefix='nova-vcloud-') as folder, \
+            futures.ThreadPoolExecutor(1, 'vcloud-move') as pool:
+        path = os.path.join(folder, 'data')
+        os.mkfifo(path, mode=0o600)
+        done = pool.submit(work, path)
+        # Without waiting for a writer, which may never come.
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            with contextlib.suppress(OSError):  # more than a user may have
+                fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, CHUNK)
+            chunks = _read(fd, done)
+            try:
+                yield chunks
+            finally:
+                # It must not wait for a reader that has given up.
+                collections.deque(chunks, maxlen=0)
+        finally:
+            os.close(fd)
+        done.result()
+
+
+def _read(fd: int, done: futures.Future[None]) -> Iterator[bytes]:
+    """Yield what comes, until the writer has ended and all is read."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    while True:
+        ended = done.done()
+        if poll.poll(50):
+            chunk = os.read(fd, CHUNK)
+            if chunk:
+                yield chunk
+                continue
+        if ended:
+            return
