@@ -7,7 +7,6 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 import contextlib
-import io
 import json
 from typing import Any
 from typing import Protocol
@@ -26,6 +25,7 @@ from nova_vcloud.virt_docker import steps
 
 LOG = log.getLogger(__name__)
 
+PIECE = 1 << 18  # bytes
 #: Tag of an image on its way to Glance.
 TAG = 'snapshot'
 
@@ -88,7 +88,7 @@ class Snapshots:
             with contextlib.closing(self._engine.image_save(tag)) as chunks:
                 self._glance.update(
                     context, image_id, _metadata(instance, name),
-                    io.BufferedReader(_Chunks(chunks), 1 << 20))
+                    _File(chunks))
         steps.reached('upload')
 
     def remove_leftovers(self) -> None:
@@ -154,23 +154,24 @@ def _changes(config: dict[str, Any]) -> list[str]:
     return found
 
 
-class _Chunks(io.RawIOBase):
-    """A file of chunks, as Glance's client wants it."""
+class _File:
+    """Chunks as a file, as Glance's client wants it.
+
+    What it reads at once it sends at once, a mebibyte; uWSGI, which serves
+    Glance, refuses that (chunked-input-limit) unless it is told otherwise.
+    """
 
     def __init__(self, chunks: Iterable[bytes]) -> None:
         self._chunks = iter(chunks)
-        self._rest = b''
+        self._rest = memoryview(b'')
 
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
+    def read(self, size: int = -1) -> bytes:
+        """Return some bytes, b'' at the end."""
         while not self._rest:
-            try:
-                self._rest = next(self._chunks)
-            except StopIteration:
-                return 0
-        count = min(len(buffer), len(self._rest))
-        buffer[:count] = self._rest[:count]
-        self._rest = self._rest[count:]
-        return count
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                return b''
+            self._rest = memoryview(chunk)
+        count = min(size, PIECE) if size > 0 else PIECE
+        found, self._rest = self._rest[:count], self._rest[count:]
+        return bytes(found)

@@ -46,18 +46,23 @@ def tags(desk: Desk, server) -> list[str]:
 
 
 @contextlib.contextmanager
-def broken_image(desk: Desk) -> Iterator:
-    """Have an image that no engine can load."""
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode='w') as tar:
-        tar.addfile(tarfile.TarInfo('../escape'))
+def upload(desk: Desk, data: bytes) -> Iterator:
+    """Have an image for a while, whatever is in it."""
     image = desk.api.image.create_image(
-        'broken', data=out.getvalue(), container_format='docker',
-        disk_format='raw', visibility='public', wait=True)
+        'broken', data=data, container_format='docker', disk_format='raw',
+        visibility='public', wait=True)
     try:
         yield image
     finally:
         desk.api.image.delete_image(image.id)
+
+
+def without_init() -> bytes:
+    """Return a root filesystem with nothing to run."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode='w') as tar:
+        tar.addfile(tarfile.TarInfo('empty'))
+    return out.getvalue()
 
 
 def test_a_snapshot_is_taken_while_the_server_runs(desk: Desk):
@@ -157,21 +162,27 @@ def test_a_stopped_server_is_rebuilt_and_stays_stopped(desk: Desk):
     desk.answers(server)
 
 
-def test_a_rebuild_with_a_broken_image_leaves_the_server(desk: Desk):
+@pytest.mark.parametrize(('data', 'undisturbed'), [
+    (b'this is no archive' * 1000, True), (without_init(), False)],
+    ids=['not an image', 'does not start'])
+def test_a_rebuild_that_cannot_be_leaves_the_server(desk: Desk, data,
+                                                    undisturbed):
     server = desk.boot('survivor')
     write(desk, server, 'kept')
-    before = desk.container(server)['Id'], started(desk, server)
+    before, start = desk.container(server)['Id'], started(desk, server)
     image_id = desk.get(server).image.id
-    with broken_image(desk) as image:
+    with upload(desk, data) as image:
         desk.compute.rebuild_server(server, image.id)
         until(lambda: desk.get(server).task_state is None, 60, 'it is tried')
     now = desk.get(server)
     assert now.status == 'ACTIVE'
     assert now.image.id == image_id
-    assert (desk.container(server)['Id'], started(desk, server)) == before
+    assert desk.container(server)['Id'] == before
+    assert (started(desk, server) == start) is undisturbed
     assert read(desk, server) == 'kept'
     desk.answers(server)
-    assert server.id in desk.place().allocations
+    until(lambda: server.id in desk.place().allocations, 10,
+          'it has its allocations')
 
 
 def test_a_server_that_is_being_deleted_has_no_snapshot(desk: Desk):

@@ -29,7 +29,7 @@ rm /bin/vi
 '''
 LOOK = '''
 cd / && find data tmp bin/vi -exec stat -c \
-    '%n|%F|%a|%u|%g|%h|%s|%Y|%t|%T' {} \; 2>/dev/null | sort
+    '%n|%F|%a|%u|%g|%h|%s|%Y|%t|%T' {} \\; 2>/dev/null | sort
 sha256sum /data/big
 readlink /data/link
 '''
