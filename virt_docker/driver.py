@@ -477,10 +477,12 @@ class DockerDriver(driver.ComputeDriver):
 
         :raises MigrationPreCheckError: always
         """
-        raise nova_exception.MigrationPreCheckError(
-            reason='a server that is a container cannot move while it runs; '
-                   'migrate it without --live-migration, which stops it and '
-                   'keeps its data and addresses')
+        reason = ('a server that is a container cannot move while it runs; '
+                  'migrate it without --live-migration, which stops it and '
+                  'keeps its data and addresses')
+        # Nova asks the next host, and tells the user that there is none.
+        LOG.info('Live migration refused: %s', reason, instance=instance)
+        raise nova_exception.MigrationPreCheckError(reason=reason)
 
     def cleanup_live_migration_destination_check(
             self, context: nova_context.RequestContext,

@@ -114,7 +114,8 @@ def test_an_archive_that_is_cut_off(dockerd, containers, tmp_path):
     layers.pack(layers.upper(source), [], str(archive))
     archive.write_bytes(archive.read_bytes()[:300])
     with pytest.raises(exception.MoveFailed, match='tar: '):
-        layers.unpack(str(archive), layers.upper(source), str(tmp_path / 'log'))
+        layers.unpack(str(archive), layers.upper(source),
+                      str(tmp_path / 'log'))
 
 
 def test_another_storage_driver_is_named():
