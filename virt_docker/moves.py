@@ -17,6 +17,7 @@ import time
 from typing import Any
 
 from nova import context as nova_context
+from nova import exception as nova_exception
 from nova import objects
 from oslo_log import log
 
@@ -187,16 +188,15 @@ class Moves:
             self._engine.image_remove(tag)
 
     def _patiently(self, action: Callable[[], None]) -> None:
-        """Do what must be done, when the engine is there again.
-
-        :raises EngineUnavailable: it does not come back
+        """Do what must be done; again, when an engine that was away is back.
         """
         deadline = time.monotonic() + self._engine_wait
         while True:
             try:
                 return action()
-            except exception.EngineUnavailable:
-                if time.monotonic() > deadline:
+            except (exception.NovaVcloudException,
+                    nova_exception.NovaException) as e:
+                if not _engine_was_away(e) or time.monotonic() > deadline:
                     raise
                 time.sleep(1)
 
@@ -303,6 +303,15 @@ class Moves:
         found = self._engine.image_get(tag) or {}
         layers_here = found.get('RootFS', {}).get('Layers') or ()
         return tuple(layers_here) == cargo.image
+
+
+def _engine_was_away(error: BaseException | None) -> bool:
+    """Tell whether that is behind an error."""
+    while error is not None:
+        if isinstance(error, exception.EngineUnavailable):
+            return True
+        error = error.__cause__
+    return False
 
 
 def _tag(uuid: str) -> str:

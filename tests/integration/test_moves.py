@@ -221,3 +221,41 @@ def test_nova_compute_dies_where_the_server_arrives(desk: Desk, step):
     assert settle(desk, server) == 'ACTIVE'
     assert desk.host_of(server).name == dest.name
     whole(desk, server, before)
+
+
+@contextlib.contextmanager
+def engine_death_at(desk: Desk, host, step: str):
+    """Have the engine of a host die at a step; wait until it is back."""
+    path, service = crash_file(desk, host), f'dockerd-{host.name}'
+    pid = desk.pid(service)
+    path.write_text(f'{step} {pid}')
+    try:
+        yield
+        until(lambda: not path.exists(), 60, f'{service} dies at {step}')
+        desk.wait_restarted(service, pid)
+        until(lambda: desk.engine_ready(host), 60, 'it answers')
+    finally:
+        path.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize('step', AT_SOURCE)
+def test_the_engine_dies_where_the_server_leaves(desk: Desk, step):
+    server = desk.boot('leaver')
+    fill(desk, server)
+    before, source = look(desk, server), desk.host_of(server)
+    with engine_death_at(desk, source, step):
+        desk.compute.migrate_server(server)
+    assert settle(desk, server) == 'ACTIVE'
+    whole(desk, server, before)
+
+
+@pytest.mark.parametrize('step', AT_DEST)
+def test_the_engine_dies_where_the_server_arrives(desk: Desk, step):
+    server = desk.boot('arriver')
+    fill(desk, server)
+    before, source = look(desk, server), desk.host_of(server)
+    dest, = (h for h in desk.cloud.hosts if h.name != source.name)
+    with engine_death_at(desk, dest, step):
+        desk.compute.migrate_server(server)
+    assert settle(desk, server) == 'ACTIVE'
+    whole(desk, server, before)
