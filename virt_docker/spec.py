@@ -19,6 +19,7 @@ LABEL_UUID = LABEL + 'uuid'
 LABEL_HOST = LABEL + 'host'
 LABEL_NAME = LABEL + 'name'
 LABEL_IMAGE = LABEL + 'image'
+HOST_NAME_MAX = 64  # gethostname(2)
 #: 'project/name' of the application of a server that has one.
 LABEL_APPLICATION = LABEL + 'application'
 LABELS = (LABEL_UUID, LABEL_HOST, LABEL_NAME, LABEL_IMAGE, LABEL_APPLICATION,
@@ -55,6 +56,18 @@ class Defaults:
 def container_name(uuid: str) -> str:
     """Return the engine's name of the container of server ``uuid``."""
     return f'nova-{uuid}'
+
+
+def kernel_hostname(hostname: str) -> str:
+    """Return the name that a server calls itself.
+
+    Nova takes a domain name of up to 255 characters (API 2.94), Linux 64
+    (HOST_NAME_MAX) and does not start the container with more: then it is
+    the part before the first dot, as a virtual machine would have it.
+    """
+    if len(hostname) <= HOST_NAME_MAX:
+        return hostname
+    return hostname.partition('.')[0][:HOST_NAME_MAX]
 
 
 def parked_name(uuid: str) -> str:
@@ -114,7 +127,7 @@ def build(instance: objects.Instance, image: str, nics: Iterable[Nic],
     nics = list(nics)
     return {
         'Image': image,
-        'Hostname': instance.hostname,
+        'Hostname': kernel_hostname(instance.hostname),
         'Labels': labels(instance, host, application),
         # A server has a console: a terminal whose output is the log.
         'Tty': True,
@@ -157,8 +170,9 @@ def _privileges(defaults: Defaults) -> dict[str, Any]:
 
 
 def _hosts(hostname: str, nics: Iterable[Nic]) -> list[str]:
-    return [f'{hostname}:{address.partition("/")[0]}'
-            for nic in nics for address in nic.addresses]
+    names = _unique((hostname, kernel_hostname(hostname)))
+    return [f'{name}:{address.partition("/")[0]}'
+            for nic in nics for address in nic.addresses for name in names]
 
 
 def _unique(items: Iterable[str]) -> list[str]:

@@ -69,6 +69,20 @@ def test_the_console_log_is_bounded(instance):
     assert log['Config'] == {'max-size': '64k', 'max-file': '2'}
 
 
+@pytest.mark.parametrize(('wanted', 'own'), [
+    ('a' * 58 + '.local', 'a' * 58 + '.local'),  # 64: as long as Linux takes
+    ('b' * 59 + '.local', 'b' * 59),
+    ('c' * 52 + '-guest.example.com', 'c' * 52 + '-guest'),
+    ('d' * 70, 'd' * 64)])
+def test_a_long_name_is_known_but_not_the_hostname(instance, wanted, own):
+    instance.hostname = wanted
+    body = build(instance, [Nic(('10.0.0.5/24',), ())])
+
+    assert body['Hostname'] == own
+    assert set(body['HostConfig']['ExtraHosts']) == {
+        f'{name}:10.0.0.5' for name in (wanted, own)}
+
+
 def test_nova_owns_network_and_restarts(instance):
     config = build(instance)['HostConfig']
     assert config['NetworkMode'] == 'none'
