@@ -18,9 +18,9 @@ from mini import install
 from mini import settings
 
 # Commands that need the venv's packages; they run under its interpreter.
-IN_VENV = {'up', 'status', 'demo', 'ssh', 'fake-host'}
+IN_VENV = {'up', 'status', 'demo', 'ssh', 'fake-host', 'tempest'}
 # Commands that change the cloud: one at a time.
-EXCLUSIVE = {'up', 'down', 'clean', 'fake-host'}
+EXCLUSIVE = {'up', 'down', 'clean', 'fake-host', 'tempest'}
 _say_lock = threading.Lock()
 
 
@@ -70,6 +70,14 @@ def _parser() -> argparse.ArgumentParser:
     ssh.add_argument('command', nargs=argparse.REMAINDER)
     fake = verb('fake-host', 'a host with the fake driver of Nova, to compare')
     fake.add_argument('action', choices=('up', 'down'))
+    tempest = verb('tempest', "run OpenStack's own tests of compute")
+    tempest.add_argument(
+        'regex', nargs='?', default='', help='of names; all without it'
+    )
+    tempest.add_argument(
+        '--short', action='store_true', help='a choice for a few minutes'
+    )
+    tempest.add_argument('--workers', type=int, default=2, metavar='N')
     return parser
 
 
@@ -167,6 +175,7 @@ def _run_verb(cloud: settings.Cloud, options: argparse.Namespace) -> None:
     from mini import demo
     from mini import fakehost
     from mini import status
+    from mini import tempest
     from mini import up
 
     if options.verb == 'up':
@@ -178,6 +187,9 @@ def _run_verb(cloud: settings.Cloud, options: argparse.Namespace) -> None:
         demo.demo(cloud, say)
     elif options.verb == 'ssh':
         demo.ssh(cloud, options.server, options.command)
+    elif options.verb == 'tempest':
+        wish = tempest.Wish(options.regex, options.short, options.workers)
+        tempest.run(cloud, wish, say)
     elif options.action == 'up':
         fakehost.up(cloud, say)
     else:

@@ -170,22 +170,37 @@ def _file_hash(*paths: pathlib.Path) -> str:
 
 def virtualenv(cloud: settings.Cloud) -> str:
     """Make the virtual environment if the requirements changed."""
+    return _fill(cloud, cloud.venv, 'requirements.txt', 'pip.log')
+
+
+def tempest(cloud: settings.Cloud) -> str:
+    """Make tempest's own virtual environment if its requirements changed."""
+    return _fill(
+        cloud, cloud.tempest_venv, 'requirements-tempest.txt', 'tempest.log'
+    )
+
+
+def _fill(
+    cloud: settings.Cloud, venv: pathlib.Path, name: str, log_name: str
+) -> str:
+    """Make a virtual environment of what a file of requirements names."""
     folder = settings.SOURCE / 'devstack'
-    requirements = folder / 'requirements.txt'
+    requirements = folder / name
     constraints = folder / 'constraints.txt'
-    stamp = cloud.venv / '.requirements'
+    stamp = venv / '.requirements'
     now = _file_hash(requirements, constraints)
     if stamp.is_file() and stamp.read_text() == now:
         return 'up to date'
-    log = cloud.cache / 'log' / 'pip.log'
-    if not cloud.python.is_file():
+    log = cloud.cache / 'log' / log_name
+    python = venv / 'bin' / 'python'
+    if not python.is_file():
         base = getattr(sys, '_base_executable', None) or sys.executable
-        _run([base, '-m', 'venv', str(cloud.venv)], log)
-    pip = [str(cloud.python), '-m', 'pip', 'install', '--progress-bar=off']
+        _run([base, '-m', 'venv', str(venv)], log)
+    pip = [str(python), '-m', 'pip', 'install', '--progress-bar=off']
     files = ['--requirement', str(requirements), '-c', str(constraints)]
     _run([*pip, *files], log)
     stamp.write_text(now)
-    return f'filled {cloud.venv}'
+    return f'filled {venv}'
 
 
 def project_hash(source: pathlib.Path) -> str:

@@ -226,9 +226,14 @@ def _retire(api: connection.Connection, image: Any) -> None:
         api.image.delete_image(image)
 
 
-def upload_image(cloud: settings.Cloud, name: str) -> str | None:
-    """Put a built image into Glance unless its content is there."""
-    archive = cloud.images / f'{name}.tar'
+def upload_image(
+    cloud: settings.Cloud, name: str, archive: pathlib.Path | None = None
+) -> str | None:
+    """Put a built image into Glance unless its content is there.
+
+    :param archive: the file, if it is not named as the image.
+    """
+    archive = archive or cloud.images / f'{name}.tar'
     api = identity.connect(cloud)
     wanted = _sha512(archive)
     for image in api.image.images(name=name):

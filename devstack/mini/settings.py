@@ -111,6 +111,11 @@ class Cloud:
         return self.venv / 'bin' / 'python'
 
     @property
+    def tempest_venv(self) -> pathlib.Path:
+        """Return tempest's own virtual environment."""
+        return self.cache / 'tempest'
+
+    @property
     def images(self) -> pathlib.Path:
         """Return the folder of built images, kept by ``clean``."""
         return self.cache / 'images'
