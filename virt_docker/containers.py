@@ -110,33 +110,36 @@ class Containers:
         """
         tag = self._image(context, instance, instance.image_ref, image_meta)
         steps.reached('image')
-        self._build(instance, tag, network_info, power_on, application,
+        self._build(instance, tag, instance.image_ref, network_info,
+                    power_on, application,
                     lambda name: self._inject(name, files))
         steps.reached('end')
 
-    def adopt(self, instance: objects.Instance, tag: str, network_info: Any,
-              power_on: bool, application: str,
+    def adopt(self, instance: objects.Instance, tag: str, image_id: str,
+              network_info: Any, power_on: bool, application: str,
               fill: Callable[[str], None]) -> None:
         """Make a server that comes from elsewhere, and start it.
 
         What an earlier attempt left is replaced; on failure nothing is left.
 
         :param tag: image on the engine
+        :param image_id: what Glance knows it by, or what it was made of
         :param fill: puts the server's files into a container of that name,
             which has not run yet
         """
         self.destroy(instance.uuid)
-        self._build(instance, tag, network_info, power_on, application, fill)
+        self._build(instance, tag, image_id, network_info, power_on,
+                    application, fill)
 
-    def _build(self, instance: objects.Instance, tag: str, network_info: Any,
-               power_on: bool, application: str,
+    def _build(self, instance: objects.Instance, tag: str, image_id: str,
+               network_info: Any, power_on: bool, application: str,
                fill: Callable[[str], None]) -> None:
         nics = addresses.plan(network_info)
         with lock(instance.uuid), contextlib.ExitStack() as undo:
             undo.callback(self._undo, self._network.destroy, instance.uuid)
             self._network.plug(instance.uuid, nics, up=power_on)
             steps.reached('namespace')
-            self._make(undo, instance, tag, nics, application)
+            self._make(undo, instance, tag, image_id, nics, application)
             fill(spec.container_name(instance.uuid))
             steps.reached('inject')
             if power_on:
@@ -166,7 +169,8 @@ class Containers:
         return tag
 
     def _make(self, undo: contextlib.ExitStack, instance: objects.Instance,
-              tag: str, nics: tuple[addresses.Nic, ...], application: str,
+              tag: str, image_id: str, nics: tuple[addresses.Nic, ...],
+              application: str,
               binds: Iterable[str] = ()) -> None:
         """Make the container in its namespace, with its limits.
 
@@ -174,8 +178,9 @@ class Containers:
         """
         with self._resources.allotted(instance, instance.flavor,
                                       nics) as wanted:
-            body = spec.build(instance, tag, nics, wanted.limits,
-                              self._defaults, self._host, application, binds)
+            body = spec.build(
+                instance, tag, nics, wanted.limits, self._defaults,
+                self._host, application, binds, image_id)
             container_id = self._engine.create(
                 spec.container_name(instance.uuid), body)
             undo.callback(self._undo, self._remove, instance.uuid)
@@ -321,7 +326,7 @@ class Containers:
             undo.callback(self._undo, self.unpark, uuid)
             steps.reached('parked')
             self._network.plug(uuid, nics, up=True)
-            self._make(undo, instance, tag, nics, label,
+            self._make(undo, instance, tag, image_id, nics, label,
                        binds(old) if binds else ())
             self._inject(spec.container_name(uuid), files)
             self._begin(uuid)

@@ -42,12 +42,15 @@ class Cargo:
     """What the other host must know; Nova carries it there.
 
     :ivar method: of ``[vcloud_migration]``, on the host it comes from
+    :ivar image_id: the image that its container was made of, in Glance; Nova
+        names another one after an unshelve
     :ivar image: the digests of the layers below what was written
     :ivar whole: the image itself was sent too
     :ivar application: label of the one the server is of
     """
 
     method: str
+    image_id: str
     image: tuple[str, ...]
     whole: bool
     application: str
@@ -67,7 +70,8 @@ class Cargo:
             raise exception.MoveFailed(
                 'the other host runs a release of nova-vcloud that this one '
                 'does not know')
-        return cls(found['method'], tuple(found['image']), found['whole'],
+        return cls(found['method'], found['image_id'],
+                   tuple(found['image']), found['whole'],
                    found['application'])
 
 
@@ -117,7 +121,7 @@ class Moves:
         uuid, remote = instance.uuid, self._remote(dest)
         container = self._servers.inspect(uuid)
         ran = bool(container['State']['Running'])
-        cargo = self._cargo(context, instance, container)
+        cargo = self._cargo(context, container)
         papers = cargo.to_text()
         remote.begin(uuid, self._size(container, cargo), papers)
         steps.reached('announced')
@@ -138,15 +142,17 @@ class Moves:
         return papers
 
     def _cargo(self, context: nova_context.RequestContext,
-               instance: objects.Instance,
                container: dict[str, Any]) -> Cargo:
         image = self._engine.image_get(container['Image']) or {}
         labels = container['Config']['Labels']
+        image_id = labels[spec.LABEL_IMAGE]
+        # One that came as an image has no other below it.
+        own = container['Config']['Image'] == images.tag_of(image_id)
+        method = self._method if own else 'image'
         return Cargo(
-            self._method,
+            method, image_id,
             tuple(image.get('RootFS', {}).get('Layers') or ()),
-            self._method == 'image'
-            or not self._known(context, instance.image_ref),
+            method == 'image' or not self._known(context, image_id),
             labels.get(spec.LABEL_APPLICATION) or '')
 
     def _size(self, container: dict[str, Any], cargo: Cargo) -> int:
@@ -164,9 +170,8 @@ class Moves:
             self._send_image(container, remote, uuid)
             return
         if cargo.whole:
-            name = images.tag_of(
-                container['Config']['Labels'][spec.LABEL_IMAGE])
-            remote.put(uuid, IMAGE_FILE, self._engine.image_save(name))
+            remote.put(uuid, IMAGE_FILE, self._engine.image_save(
+                images.tag_of(cargo.image_id)))
         self._send_layer(container, remote, uuid)
 
     def _send_layer(self, container: dict[str, Any],
@@ -269,8 +274,8 @@ class Moves:
                               layers.log(container))
             steps.reached('unpacked')
 
-        self._servers.adopt(instance, tag, network_info, power_on,
-                            cargo.application, fill)
+        self._servers.adopt(instance, tag, cargo.image_id, network_info,
+                            power_on, cargo.application, fill)
         steps.reached('arrived')
 
     def _image(self, context: nova_context.RequestContext,
@@ -282,16 +287,16 @@ class Moves:
             tag = _tag(instance.uuid)
             self._load_image(path)
             return tag
-        tag = images.tag_of(instance.image_ref)
+        tag = images.tag_of(cargo.image_id)
         if not cargo.whole:
-            self._store.ensure(context, instance.image_ref, image_meta,
+            self._store.ensure(context, cargo.image_id, image_meta,
                                root_gb=instance.flavor.root_gb,
                                instance=instance)
         elif not self._has(tag, cargo):
             self._load_image(path)
         if not self._has(tag, cargo):
             raise exception.MoveFailed(
-                f'image {instance.image_ref} has other layers here than on '
+                f'image {cargo.image_id} has other layers here than on '
                 'the host that the server comes from')
         return tag
 

@@ -113,7 +113,8 @@ def labels(instance: objects.Instance, host: str,
 def build(instance: objects.Instance, image: str, nics: Iterable[Nic],
           wanted: limits.Limits, defaults: Defaults,
           host: str, application: str = '',
-          binds: Iterable[str] = ()) -> dict[str, Any]:
+          binds: Iterable[str] = (),
+          image_id: str | None = None) -> dict[str, Any]:
     """Return the body of ``POST /containers/create``.
 
     No network, no port and no block limit is asked of the engine: NICs come
@@ -123,12 +124,14 @@ def build(instance: objects.Instance, image: str, nics: Iterable[Nic],
     :param wanted: of which the engine gets those that it keeps itself
     :param application: label of the one the server is of; '' for none
     :param binds: directories of the host, as the engine's Binds
+    :param image_id: what Glance knows ``image`` by; None: what Nova says
     """
     nics = list(nics)
     return {
         'Image': image,
         'Hostname': kernel_hostname(instance.hostname),
-        'Labels': labels(instance, host, application),
+        'Labels': labels(instance, host, application) | (
+            {LABEL_IMAGE: image_id} if image_id else {}),
         # A server has a console: a terminal whose output is the log.
         'Tty': True,
         'OpenStdin': True,

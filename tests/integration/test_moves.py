@@ -259,3 +259,22 @@ def test_the_engine_dies_where_the_server_arrives(desk: Desk, step):
         desk.compute.migrate_server(server)
     assert settle(desk, server) == 'ACTIVE'
     whole(desk, server, before)
+
+
+def test_a_server_that_was_shelved_moves(desk: Desk):
+    """Its image is a snapshot that Glance has no more, under another name."""
+    server = desk.boot('shelved')
+    fill(desk, server)
+    before = look(desk, server)
+    desk.compute.shelve_server(server)
+    desk.wait(server, 'SHELVED_OFFLOADED')
+    desk.compute.unshelve_server(server)
+    desk.wait(server, 'ACTIVE')
+    assert desk.inside(server, 'sha256sum /data/big') in '\n'.join(
+        [*before[0], ''])
+    migrate(desk, server)
+    desk.compute.confirm_server_resize(server)
+    desk.wait(server, 'ACTIVE')
+    assert desk.inside(server, 'sha256sum /data/big') in '\n'.join(
+        [*before[0], ''])
+    desk.answers(server)

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Operations in any order leave nothing but the servers that live.
+
+NOVA_VCLOUD_CYCLES says how many; NOVA_VCLOUD_SEED repeats a run.
+"""
+
+from collections.abc import Callable
+import os
+import random
+
+from desk import Desk
+from desk import until
+
+CYCLES = int(os.environ.get('NOVA_VCLOUD_CYCLES', '12'))
+SERVERS = 3
+FLAVORS = ('c1.tiny', 'c1.small')
+
+
+class Cycles:
+    """Operations on servers; each leaves its server ACTIVE."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+        self.compute = desk.compute
+
+    def reboot(self, server) -> None:
+        self.compute.reboot_server(server, random.choice(['SOFT', 'HARD']))
+
+    def stop(self, server) -> None:
+        self.compute.stop_server(server)
+        self.desk.wait(server, 'SHUTOFF')
+        self.compute.start_server(server)
+
+    def pause(self, server) -> None:
+        self.compute.pause_server(server)
+        self.desk.wait(server, 'PAUSED')
+        self.compute.unpause_server(server)
+
+    def snapshot(self, server) -> None:
+        image = self.compute.create_server_image(server, 'cycle', wait=True)
+        self.desk.api.image.delete_image(image.id)
+
+    def rebuild(self, server) -> None:
+        image = self.desk.api.image.find_image(
+            random.choice(['tiny', 'debian-12']))
+        self.compute.rebuild_server(server, image.id)
+
+    def rescue(self, server) -> None:
+        self.compute.rescue_server(server)
+        self.desk.wait(server, 'RESCUE')
+        self.compute.unrescue_server(server)
+
+    def shelve(self, server) -> None:
+        self.compute.shelve_server(server)
+        self.desk.wait(server, 'SHELVED_OFFLOADED')
+        image, = self.desk.api.image.images(name=f'{server.name}-shelved')
+        self.compute.unshelve_server(server)
+        self.desk.wait(server, 'ACTIVE')
+        # Nova deletes it some time later.
+        self.desk.api.image.delete_image(image.id, ignore_missing=True)
+
+    def migrate(self, server) -> None:
+        self.compute.migrate_server(server)
+        self._end(server)
+
+    def resize(self, server) -> None:
+        now = self.desk.get(server).flavor.name
+        other, = (name for name in FLAVORS if name != now)
+        self.compute.resize_server(
+            server, self.compute.find_flavor(other).id)
+        self._end(server)
+
+    def _end(self, server) -> None:
+        self.desk.wait(server, 'VERIFY_RESIZE', 120)
+        if random.random() < 0.5:
+            self.compute.revert_server_resize(server)
+        else:
+            self.compute.confirm_server_resize(server)
+
+    def all(self) -> list[Callable]:
+        """Return the operations."""
+        return [self.reboot, self.stop, self.pause, self.snapshot,
+                self.rebuild, self.rescue, self.shelve, self.migrate,
+                self.resize]
+
+
+def consistent(desk: Desk, servers: list) -> bool:
+    """Tell whether there is what living servers have, and no more."""
+    alive = {server.id for server in servers}
+    place = desk.place()
+    names = sorted(name for host in desk.cloud.hosts
+                   for each in desk.engine(host).containers(all=True)
+                   for name in each['Names'])
+    return (place.allocations >= alive and len(place.ports) >= len(alive)
+            and names == sorted(f'/nova-{uuid}' for uuid in alive))
+
+
+def test_operations_in_any_order(desk: Desk):
+    seed = int(os.environ.get('NOVA_VCLOUD_SEED', random.randrange(10**6)))
+    print(f'NOVA_VCLOUD_SEED={seed}')
+    random.seed(seed)
+    cycles = Cycles(desk)
+    # What is there of others is not judged.
+    assert not list(desk.compute.servers(all_projects=True))
+    servers = [desk.boot(f'cycle-{n}') for n in range(SERVERS)]
+    addresses = {s.id: desk.addresses(s) for s in servers}
+    for number in range(CYCLES):
+        server = random.choice(servers)
+        operation = random.choice(cycles.all())
+        print(f'{number}: {operation.__name__} {server.name}')
+        operation(server)
+        desk.wait(server, 'ACTIVE', 120)
+        assert desk.addresses(server) == addresses[server.id]
+        desk.answers(server)
+    until(lambda: consistent(desk, servers), 30,
+          'hosts have what living servers have')
