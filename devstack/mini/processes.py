@@ -11,12 +11,15 @@ from collections.abc import Iterator
 import dataclasses
 import os
 import pathlib
+import re
 import signal
 import time
 
 MEMBER = 'MINICLOUD_MEMBER'
 SERVICE = 'MINICLOUD_SERVICE'
 PROC = pathlib.Path('/proc')
+# sshd writes its title over its environment, and so over the mark.
+SSHD_TITLE = re.compile(r'sshd: .* -f (.+)/etc/ssh/([^/ ]+)\.conf\b')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +44,17 @@ def _environ(pid: int, proc: pathlib.Path) -> dict[str, str]:
     return {os.fsdecode(k): os.fsdecode(v) for k, _, v in pairs}
 
 
+def _mark(pid: int, proc: pathlib.Path) -> dict[str, str]:
+    """Return what marks a process; of an sshd its title says it."""
+    environ = _environ(pid, proc)
+    if MEMBER not in environ:
+        title = os.fsdecode((proc / str(pid) / 'cmdline').read_bytes())
+        found = SSHD_TITLE.match(title)
+        if found:
+            return {MEMBER: found[1], SERVICE: f'sshd-{found[2]}'}
+    return environ
+
+
 def _start(pid: int, proc: pathlib.Path) -> int:
     """Return the start time, in clock ticks, that tells pids apart."""
     stat = (proc / str(pid) / 'stat').read_text()
@@ -53,7 +67,7 @@ def _start(pid: int, proc: pathlib.Path) -> int:
 def _inspect(pid: int, home: str, proc: pathlib.Path) -> Process | None:
     """Return the process if it is of the cloud in ``home``, else None."""
     try:
-        environ = _environ(pid, proc)
+        environ = _mark(pid, proc)
         if environ.get(MEMBER) != home:
             return None
         executable = pathlib.Path(os.readlink(proc / str(pid) / 'exe')).name

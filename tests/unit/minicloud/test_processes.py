@@ -2,6 +2,7 @@
 """Finding and ending real processes by the mark in their environment."""
 
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -104,3 +105,19 @@ def test_memory_of_a_process_and_of_one_that_is_gone(start):
     child.kill()
     child.wait()
     assert processes.pss_bytes(child.pid) == 0
+
+
+@pytest.mark.parametrize(('home', 'found'), [
+    ('/srv/cloud', ['sshd-compute2']), ('/srv', []), ('/srv/other', [])])
+def test_an_ssh_server_is_known_by_its_title(tmp_path, home, found):
+    """It writes the title over its environment."""
+    entry = tmp_path / '77'
+    entry.mkdir()
+    title = ('sshd: /usr/sbin/sshd -D -e -f /srv/cloud/etc/ssh/compute2.conf '
+             '[listener] 0 of 10-100 startups')
+    (entry / 'cmdline').write_text(title)
+    (entry / 'environ').write_text(title[30:])
+    (entry / 'stat').write_text(f'77 (sshd) S {" ".join("1" * 30)}')
+    (entry / 'exe').symlink_to('/usr/sbin/sshd')
+    members = processes.members(pathlib.Path(home), tmp_path)
+    assert [member.service for member in members] == found
