@@ -10,14 +10,11 @@ from typing import Any
 
 from nova import context as nova_context
 from nova import objects
-from oslo_log import log
 
 from nova_vcloud.engine import Engine
 from nova_vcloud.virt_docker import containers
 from nova_vcloud.virt_docker import layers
 from nova_vcloud.virt_docker import spec
-
-LOG = log.getLogger(__name__)
 
 #: Where the rescue system sees the disk of the server.
 MOUNT_POINT = '/mnt'

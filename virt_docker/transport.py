@@ -23,11 +23,7 @@ import tempfile
 from typing import IO
 from typing import cast
 
-from oslo_log import log
-
 from nova_vcloud import exception
-
-LOG = log.getLogger(__name__)
 
 CHUNK = 1 << 20
 CONNECT_TIMEOUT = 10  # seconds
