@@ -8,7 +8,7 @@ no group is made before, and its servers may come at any time.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 from nova import conf
 from nova import objects
@@ -41,26 +41,24 @@ class AppAntiAffinityFilter(base.Filter):
     """
 
     def judge(self, hosts: list[host_manager.HostState],
-              spec: objects.RequestSpec) -> Iterator[base.Verdict]:
-        """Yield each host and why it cannot be; '' when it can."""
+              spec: objects.RequestSpec) -> Sequence[str]:
+        """Return why each host cannot be; none where all can."""
         try:
             rule = rule_of(spec)
         except exception.InvalidRequest as e:
-            for host in hosts:
-                yield host, str(e)
-            return
+            return [str(e)] * len(hosts)
         if rule is None or not hosts:
-            for host in hosts:
-                yield host, ''
-            return
+            return ()
         uuid = spec.instance_uuid
         INDEX.begin(uuid, rule.key)
         choices.watch(hosts)
-        reasons = _judge(hosts, rule, spec, INDEX.placed(rule.key, uuid)) \
-            if rule.caps else [''] * len(hosts)
+        if not rule.caps:
+            return ()
+        candidates = base.Candidates.of(hosts, spec)
+        reasons = _judge(candidates, rule, spec, INDEX.placed(rule.key, uuid))
         if all(reasons):
             INDEX.end(rule.key)
-        yield from zip(hosts, reasons, strict=True)
+        return reasons
 
 
 def rule_of(spec: objects.RequestSpec) -> applications.Rule | None:
@@ -75,12 +73,11 @@ def rule_of(spec: objects.RequestSpec) -> applications.Rule | None:
         {name: getattr(group, name) for name in [*names, 'app_policy']})
 
 
-def _judge(hosts: list[host_manager.HostState], rule: applications.Rule,
+def _judge(candidates: base.Candidates, rule: applications.Rule,
            spec: objects.RequestSpec,
            placed: dict[str, int]) -> list[str]:
     """Return why each host cannot be."""
-    where = base.Pools(places)
-    spread = spread_of(hosts, placed)
+    spread = spread_of(candidates, placed)
     total = spread.total + 1
     if not INDEX.knows(spec.instance_uuid):
         # Of one request for many, the others come after this one.
@@ -88,8 +85,7 @@ def _judge(hosts: list[host_manager.HostState], rule: applications.Rule,
     caps = {level: cap.of(total) for level, cap in rule.caps.items()}
     attempts = rule.attempts()
     for levels in attempts:
-        reasons = _reasons(hosts, where, levels, caps, spread, rule.key,
-                           placed)
+        reasons = _reasons(candidates, levels, caps, spread, rule.key, placed)
         if not all(reasons):
             break
     if levels != attempts[0]:
@@ -99,8 +95,7 @@ def _judge(hosts: list[host_manager.HostState], rule: applications.Rule,
     return reasons
 
 
-def _reasons(hosts: list[host_manager.HostState],
-             where: base.Pools[dict[str, str | None]],
+def _reasons(candidates: base.Candidates,
              levels: tuple[str, ...], caps: dict[str, int],
              spread: applications.Spread, key: applications.Key,
              placed: dict[str, int]) -> list[str]:
@@ -110,13 +105,16 @@ def _reasons(hosts: list[host_manager.HostState],
     with a domain that they share.
     """
     def shared(host: host_manager.HostState) -> str:
-        places_of = where.of(host)
+        places_of = places(host)
         return _full(host, places_of, [lv for lv in levels if places_of.get(
             lv) is not None], caps, spread, key)
-    domains_of = base.Pools(shared)
-    return [domains_of.of(host) or (
-        _full(host, where.of(host), levels, caps, spread, key)
-        if host.host in placed else '') for host in hosts]
+    found = candidates.by_pool(shared, *DOMAINS.values())
+    for number, name in enumerate(candidates.names):
+        if name in placed and not found[number]:
+            host = candidates.hosts[number]
+            found[number] = _full(host, places(host), levels, caps, spread,
+                                  key)
+    return found
 
 
 def _full(host: host_manager.HostState, where: dict[str, str | None],
@@ -139,13 +137,13 @@ def places(host: host_manager.HostState) -> dict[str, str | None]:
     return {'zone': zone or CONF.default_availability_zone, 'rack': rack}
 
 
-def spread_of(hosts: Iterable[host_manager.HostState],
+def spread_of(candidates: base.Candidates,
               placed: dict[str, int]) -> applications.Spread:
     """Return how servers are spread.
 
     :param placed: {host: servers}, of candidates and of others
     """
-    found = domains(hosts)
+    found = domains(candidates)
     # Of a zone without aggregate only what is there is known.
     named = set().union(*found['zone'].values())
     found['zone'].setdefault(CONF.default_availability_zone, set()).update(
@@ -153,19 +151,13 @@ def spread_of(hosts: Iterable[host_manager.HostState],
     return applications.Spread(placed, found)
 
 
-def domains(hosts: Iterable[host_manager.HostState]
-            ) -> dict[str, dict[str, set[str]]]:
+def domains(candidates: base.Candidates) -> dict[str, dict[str, set[str]]]:
     """Return {level: {domain: its hosts}}, of candidates and of others."""
     found: dict[str, dict[str, set[str]]] = {level: {} for level in DOMAINS}
-    seen = set()
-    for host in hosts:
-        for aggregate in host.aggregates or ():
-            if id(aggregate) in seen:
-                continue
-            seen.add(id(aggregate))
-            for level, key in DOMAINS.items():
-                name = (aggregate.metadata or {}).get(key)
-                if name is not None:
-                    found[level].setdefault(name, set()).update(
-                        aggregate.hosts or ())
+    for aggregate in candidates.aggregates:
+        for level, key in DOMAINS.items():
+            name = (aggregate.metadata or {}).get(key)
+            if name is not None:
+                found[level].setdefault(name, set()).update(
+                    aggregate.hosts or ())
     return found

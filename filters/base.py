@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Iterable
-from collections.abc import Iterator
-from typing import Generic
+from collections.abc import Sequence
+import functools
+import itertools
 from typing import TypeVar
 
 from nova import objects
@@ -14,6 +15,8 @@ from nova.scheduler import filters
 from nova.scheduler import host_manager
 from nova.scheduler import utils
 from oslo_log import log
+
+from nova_vcloud import figures
 
 LOG = log.getLogger(__name__)
 
@@ -34,15 +37,17 @@ class Filter(filters.BaseHostFilter):
     RUN_ON_REBUILD = False
 
     def judge(self, hosts: list[host_manager.HostState],
-              spec: objects.RequestSpec) -> Iterator[Verdict]:
-        """Yield each host and why it cannot be; '' when it can."""
+              spec: objects.RequestSpec) -> Sequence[str]:
+        """Return why each host cannot be; '' for those that can.
+
+        :returns: as many as hosts, or none where all can
+        """
         raise NotImplementedError
 
     def host_passes(self, host_state: host_manager.HostState,
                     filter_properties: objects.RequestSpec) -> bool:
         """Judge one host, as Nova's own filters do."""
-        (_host, reason), = self.judge([host_state], filter_properties)
-        return not reason
+        return not any(self.judge([host_state], filter_properties))
 
     def filter_all(self, filter_obj_list: Iterable[host_manager.HostState],
                    spec_obj: objects.RequestSpec
@@ -51,15 +56,14 @@ class Filter(filters.BaseHostFilter):
         hosts = list(filter_obj_list)
         if utils.request_is_rebuild(spec_obj):
             return hosts
-        passed, rejected = [], []
-        for host, reason in self.judge(hosts, spec_obj):
-            if reason:
-                rejected.append((host, reason))
-            else:
-                passed.append(host)
-        if rejected:
-            self._log(rejected, spec_obj.instance_uuid)
-        return passed
+        reasons = self.judge(hosts, spec_obj)
+        if not any(reasons):
+            return hosts
+        self._log([said for said in zip(hosts, reasons, strict=True)
+                   if said[1]], spec_obj.instance_uuid)
+        left = Candidates.of(hosts, spec_obj).without(reasons)
+        spec_obj.vcloud_candidates = left
+        return left.hosts
 
     def _log(self, rejected: list[Verdict], uuid: str) -> None:
         """Log a line for each host, so that NoValidHost can be explained."""
@@ -79,48 +83,81 @@ def metadata(host: host_manager.HostState, key: str) -> list[str]:
     return [each[key] for each in said if key in each]
 
 
-class Pools(Generic[T]):
-    """What follows from the aggregates of a host, for one request.
+class Candidates:
+    """The hosts of a request, and what is read of them more than once.
 
-    Many hosts are in the same ones; reading them is what costs most.
-
-    :param work: its answer depends on the aggregates of a host only
+    They are thousands: each look at all of them counts. What a choice among
+    them changes is not kept.
     """
 
-    def __init__(self, work: Callable[[host_manager.HostState], T]) -> None:
-        self._work = work
-        self._found: dict[tuple[int, ...], T] = {}
+    def __init__(self, hosts: list[host_manager.HostState]) -> None:
+        self.hosts = hosts
 
-    def of(self, host: host_manager.HostState) -> T:
-        """Return what ``work`` says of a host."""
-        key = host.__dict__.get('vcloud_pools')
-        if key is None:
-            key = _key(host)
-        try:
-            return self._found[key]
-        except KeyError:
-            found = self._found[key] = self._work(host)
-            return found
+    @classmethod
+    def of(cls, hosts: list[host_manager.HostState],
+           spec: objects.RequestSpec) -> Candidates:
+        """Return what is kept with a request, as long as it lasts."""
+        known = getattr(spec, 'vcloud_candidates', None)
+        if known is None or known.hosts != hosts:
+            known = spec.vcloud_candidates = cls(hosts)
+        return known
 
-    def each(self, hosts: Iterable[host_manager.HostState]) -> list[T]:
-        """Return what ``work`` says of each set of aggregates, once."""
-        for host in distinct(hosts):
-            self.of(host)
-        return list(self._found.values())
+    @functools.cached_property
+    def names(self) -> list[str]:
+        """Name of each host."""
+        return [host.host for host in self.hosts]
 
+    @functools.cached_property
+    def stats(self) -> list[figures.Stats]:
+        """What each host tells of itself."""
+        return [getattr(host, 'stats', None) for host in self.hosts]
 
-def _key(host: host_manager.HostState) -> tuple[int, ...]:
-    # A host lives for one request, and holds its aggregates: no id is used
-    # twice meanwhile.
-    key = host.vcloud_pools = tuple(map(id, host.aggregates or ()))
-    return key
+    @functools.cached_property
+    def _pools(self) -> tuple[list[int], list[host_manager.HostState]]:
+        """Number of each host's set of aggregates, and a host of each."""
+        # A request's hosts hold their aggregates: no id is used twice.
+        keys = [tuple(map(id, host.aggregates or ())) for host in self.hosts]
+        samples = dict(zip(keys, self.hosts, strict=True))
+        numbers = {key: number for number, key in enumerate(samples)}
+        return [numbers[key] for key in keys], list(samples.values())
 
+    @functools.cached_property
+    def aggregates(self) -> list[objects.Aggregate]:
+        """Those that the hosts are in."""
+        return list({id(aggregate): aggregate for host in self._pools[1]
+                     for aggregate in host.aggregates or ()}.values())
 
-def distinct(hosts: Iterable[host_manager.HostState]
-             ) -> Iterable[host_manager.HostState]:
-    """Return one host of each set of aggregates."""
-    return {host.__dict__.get('vcloud_pools') or _key(host): host
-            for host in hosts}.values()
+    @functools.cached_property
+    def keys(self) -> set[str]:
+        """What is said in the metadata of any aggregate."""
+        return set().union(*(each.metadata or () for each in self.aggregates))
+
+    def by_pool(self, work: Callable[[host_manager.HostState], T],
+                *keys: str) -> list[T]:
+        """Return what follows from the aggregates of each host.
+
+        :param work: its answer depends on the aggregates of a host only
+        :param keys: all of their metadata that it looks at
+        """
+        if not self.hosts:
+            return []
+        if self.keys.isdisjoint(keys):
+            return [work(self.hosts[0])] * len(self.hosts)
+        numbers, samples = self._pools
+        answers = [work(host) for host in samples]
+        return [answers[number] for number in numbers]
+
+    def without(self, reasons: Sequence[str]) -> Candidates:
+        """Return the hosts against which there is no reason."""
+        free = [not reason for reason in reasons]
+        left = Candidates(list(itertools.compress(self.hosts, free)))
+        left.names = list(itertools.compress(self.names, free))
+        left.stats = list(itertools.compress(self.stats, free))
+        numbers, samples = self._pools
+        left._pools = list(itertools.compress(numbers, free)), samples
+        # An aggregate all of whose hosts went does no harm.
+        left.aggregates, left.keys = self.aggregates, self.keys
+        return left
 
 
 def hints(spec: objects.RequestSpec) -> dict[str, object]:

@@ -6,7 +6,7 @@ That a host has so many ECU free is Placement's to say, which claims them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 import dataclasses
 
 from nova import conf
@@ -33,20 +33,23 @@ class EcuFilter(base.Filter):
     run_filter_once_per_request = True
 
     def judge(self, hosts: list[host_manager.HostState],
-              spec: objects.RequestSpec) -> Iterator[base.Verdict]:
-        """Yield each host and why it cannot be; '' when it can."""
+              spec: objects.RequestSpec) -> Sequence[str]:
+        """Return why each host cannot be; none where all can."""
         extra = base.extra_specs(spec)
-        wrong, request = '', None
-        if any(specs.ECU.fullmatch(key) for key in extra):
-            try:
-                request = specs.parse(spec.flavor.vcpus,
-                                      spec.flavor.memory_mb, extra)
-            except exception.InvalidRequest as e:
-                wrong = str(e)
-        pools = base.Pools(Pool.of)
-        for host in hosts:
-            yield host, wrong or (
-                _reason(host, pools.of(host), request) if request else '')
+        if not any(specs.ECU.fullmatch(key) for key in extra):
+            return ()
+        try:
+            request = specs.parse(spec.flavor.vcpus, spec.flavor.memory_mb,
+                                  extra)
+        except exception.InvalidRequest as e:
+            return [str(e)] * len(hosts)
+        candidates = base.Candidates.of(hosts, spec)
+        stats, pools = candidates.stats, candidates.by_pool(
+            Pool.of, PER_CORE, RATIO)
+        said = [found for rule in (_too_slow, _too_far_apart, _sold)
+                if any(found := rule(stats, pools, request))]
+        return [next(filter(None, each), '')
+                for each in zip(*said, strict=True)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,48 +67,56 @@ class Pool:
                  if n), default=None) for key in (PER_CORE, RATIO)))
 
 
-def _reason(host: host_manager.HostState, pool: Pool,
-            request: specs.Request) -> str:
-    stats = getattr(host, 'stats', None)
-    return (_too_slow(figures.ecu_per_core(stats) or pool.per_core, request)
-            or _too_far_apart(stats, request)
-            or _sold(pool.ratio, stats, request))
-
-
-def _too_slow(per_core: float | None, request: specs.Request) -> str:
+def _too_slow(hosts: list[figures.Stats], pools: list[Pool],
+              request: specs.Request) -> Sequence[str]:
     if not request.ecu or not request.vcpus:
-        return ''
+        return ()
     need = request.ecu / request.vcpus
-    if per_core is None:
-        if CONF.vcloud_scheduler.unknown_ecu == 'pass':
-            return ''
-        return (f'needs {need:g} ECU a core, has an unknown number '
-                '([vcloud_scheduler] unknown_ecu)')
-    if need <= per_core * (1 + 1e-9):
-        return ''
-    return f'needs {need:g} ECU a core, has {per_core:g}'
+    unknown = '' if CONF.vcloud_scheduler.unknown_ecu == 'pass' else (
+        f'needs {need:g} ECU a core, has an unknown number '
+        '([vcloud_scheduler] unknown_ecu)')
+    enough, found = need / (1 + 1e-9), []
+    for host, pool in zip(hosts, pools, strict=True):
+        per_core = figures.ecu_per_core(host) or pool.per_core
+        if per_core is None:
+            found.append(unknown)
+        elif per_core >= enough:
+            found.append('')
+        else:
+            found.append(f'needs {need:g} ECU a core, has {per_core:g}')
+    return found
 
 
-def _too_far_apart(stats: figures.Stats, request: specs.Request) -> str:
+def _too_far_apart(hosts: list[figures.Stats], _pools: list[Pool],
+                   request: specs.Request) -> Sequence[str]:
     if request.numa_policy != 'require' or not (
             request.dedicated or request.bind):
-        return ''
-    largest = max(figures.node_cpus(stats), default=None)
-    if largest is None or request.vcpus <= largest:
-        return ''
-    return (f'needs {request.vcpus} CPUs in one NUMA node, has {largest} in '
-            'its largest')
+        return ()
+    found = []
+    for host in hosts:
+        largest = max(figures.node_cpus(host), default=None)
+        fits = largest is None or request.vcpus <= largest
+        found.append('' if fits else (
+            f'needs {request.vcpus} CPUs in one NUMA node, has {largest} in '
+            'its largest'))
+    return found
 
 
-def _sold(ratio: float | None, stats: figures.Stats,
-          request: specs.Request) -> str:
-    sold = figures.ecu_sold(stats) if ratio is not None else None
-    if ratio is None or sold is None or not request.ecu:
+def _sold(hosts: list[figures.Stats], pools: list[Pool],
+          request: specs.Request) -> Sequence[str]:
+    if not request.ecu or all(pool.ratio is None for pool in set(pools)):
+        return ()
+    return [_sold_out(host, pool.ratio, request.ecu)
+            for host, pool in zip(hosts, pools, strict=True)]
+
+
+def _sold_out(stats: figures.Stats, ratio: float | None, ecu: int) -> str:
+    sold = figures.ecu_sold(stats)
+    if ratio is None or sold is None:
         return ''
     used, total = sold
     free = total * ratio - used
-    if request.ecu <= free + 1e-9:
+    if ecu <= free + 1e-9:
         return ''
-    return (f'needs {request.ecu} ECU, has {max(free, 0):g} of '
+    return (f'needs {ecu} ECU, has {max(free, 0):g} of '
             f'{total:g} x {ratio:g} ({RATIO} of its aggregate)')
-

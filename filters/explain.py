@@ -106,7 +106,8 @@ def _judge(each: nova_filters.BaseHostFilter,
            ) -> dict[host_manager.HostState, str]:
     """Return why each host is rejected; '' when it is not."""
     if isinstance(each, base.Filter):
-        return dict(each.judge(hosts, spec))
+        said = each.judge(hosts, spec) or [''] * len(hosts)
+        return dict(zip(hosts, said, strict=True))
     passed = set(each.filter_all(hosts, spec))
     return {host: '' if host in passed else NOT_SAID for host in hosts}
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-import dataclasses
+from collections.abc import Sequence
 import threading
 import time
 
@@ -27,11 +27,16 @@ CONF = conf.CONF
 scheduler.register_opts(CONF)
 
 POLICY = 'vcloud:policy'  # in the metadata of an aggregate
-#: Shares of use that are one: measurements are never equal otherwise, and
-#: there would be nobody to take turns.
-STEP = 0.05
+#: Shares of use that are told apart: measurements are never equal otherwise,
+#: and there would be nobody to take turns.
+STEPS = 20
 #: Of the order among equals; less than a step can ever be.
 TURN = 1e-3
+#: Weights of the steps where the fullest host is chosen, and the least used.
+FULL = [round(step / STEPS * (1 - TURN), 6) for step in range(STEPS + 1)]
+FREE = [round(1 - weight, 6) for weight in FULL]
+#: Shares of free ECU that are told apart; a power of two has short fractions.
+GRAIN = 1024
 
 
 class Weigher(weights.BaseHostWeigher):
@@ -57,31 +62,26 @@ class Weigher(weights.BaseHostWeigher):
         """
         # Nova asks for the multiplier of each next, in the same thread.
         hosts = [each.obj for each in weighed_obj_list]
-        pools = base.Pools(self._multiplier)
-        said = set(pools.each(hosts))
-        self._thread.multipliers = pools
+        candidates = base.Candidates.of(hosts, weight_properties)
+        said = set(candidates.by_pool(self._multiplier, self.option))
         self._thread.only = said.pop() if len(said) == 1 else None
-        found = self.weigh(hosts, weight_properties)
-        return found if any(found) else []
+        found = self.weigh(candidates, weight_properties)
+        return list(found) if any(found) else []
 
-    def weigh(self, hosts: list[host_manager.HostState],
-              spec: objects.RequestSpec) -> list[float]:
-        """Return a weight from 0 to 1 for each host."""
+    def weigh(self, candidates: base.Candidates,
+              spec: objects.RequestSpec) -> Sequence[float]:
+        """Return a weight from 0 to 1 for each host; none for all 0."""
         raise NotImplementedError
 
     def _weigh_object(self, host_state: host_manager.HostState,
                       spec: objects.RequestSpec) -> float:
-        return self.weigh([host_state], spec)[0]
+        return next(iter(self.weigh(
+            base.Candidates([host_state]), spec)), 0.0)
 
     def weight_multiplier(self, host_state: host_manager.HostState) -> float:
         """Return the option's value, or the aggregate's."""
-        try:
-            only = self._thread.only
-        except AttributeError:  # of one host, by itself
-            return self._multiplier(host_state)
-        if only is None:
-            return float(self._thread.multipliers.of(host_state))
-        return float(only)
+        only = getattr(self._thread, 'only', None)
+        return self._multiplier(host_state) if only is None else only
 
     def _multiplier(self, host: host_manager.HostState) -> float:
         return float(utils.get_weight_multiplier(
@@ -93,11 +93,13 @@ class SameHostWeigher(Weigher):
 
     option = 'same_host_weight_multiplier'
 
-    def weigh(self, hosts: list[host_manager.HostState],
-              spec: objects.RequestSpec) -> list[float]:
+    def weigh(self, candidates: base.Candidates,
+              spec: objects.RequestSpec) -> Sequence[float]:
         """Return 1.0 for the server's own host; no database is asked."""
         uuid = spec.instance_uuid
-        return [float(uuid in (host.instances or ())) for host in hosts]
+        found = [host.instances and uuid in host.instances
+                 for host in candidates.hosts]
+        return [float(bool(here)) for here in found] if any(found) else ()
 
 
 class UsageWeigher(Weigher):
@@ -109,43 +111,36 @@ class UsageWeigher(Weigher):
 
     option = 'usage_weight_multiplier'
 
-    def weigh(self, hosts: list[host_manager.HostState],
+    def weigh(self, candidates: base.Candidates,
               spec: objects.RequestSpec) -> list[float]:
         """Return a weight from 0 to 1 for each host."""
-        choices.watch(hosts)
-        turns = choices.RECENT.turns()
-        pools, request = base.Pools(fills_up), _Asked.of(spec)
+        choices.watch(candidates.hosts)
+        turns, believed = choices.RECENT.turns(), _believed_from()
         found = []
-        for host in hosts:
-            recent = turns.get(host.host, 0.0)
-            if pools.of(host):
-                weight = _stepped(max(claimed(host)))
+        for host, name, stats, fills in zip(
+                candidates.hosts, candidates.names, candidates.stats,
+                candidates.by_pool(fills_up, POLICY), strict=True):
+            if fills:
+                cpu, memory = claimed(host)
             else:
-                weight = 1 - _stepped(max(used(host, request)))
-                recent = 1 - recent
-            found.append(weight * (1 - TURN) + recent * TURN)
+                cpu, memory = used(host, stats, spec, believed)
+            step = _step(cpu if cpu > memory else memory)
+            weight = (FULL if fills else FREE)[step]
+            if name in turns:
+                recent = turns[name] * TURN
+                weight += recent if fills else -recent
+            found.append(weight)
         return found
 
 
-@dataclasses.dataclass(frozen=True)
-class _Asked:
-    """What a request needs; reading Nova's objects takes time.
-
-    :ivar since: Unix time from which on a measurement is believed
-    """
-
-    vcpus: int
-    memory_mb: int
-    since: float
-
-    @classmethod
-    def of(cls, spec: objects.RequestSpec) -> _Asked:
-        return cls(spec.vcpus, spec.memory_mb,
-                   time.time() - CONF.vcloud_scheduler.load_max_age)
+def _believed_from() -> float:
+    """Return the Unix time from which on a measurement is believed."""
+    return time.time() - float(CONF.vcloud_scheduler.load_max_age)
 
 
-def _stepped(share: float) -> float:
-    return min(max(round(share / STEP) * STEP, 0.0), 1.0)
+def _step(share: float) -> int:
+    """Return which step a share is."""
+    return STEPS if share >= 1 else int(share * STEPS + 0.5)
 
 
 def fills_up(host: host_manager.HostState) -> bool:
@@ -162,21 +157,24 @@ def claimed(host: host_manager.HostState) -> tuple[float, float]:
     return (_share(host.vcpus_used or 0, cpus), _share(used_mb, memory))
 
 
-def used(host: host_manager.HostState,
-         asked: _Asked) -> tuple[float, float]:
+def used(host: host_manager.HostState, stats: figures.Stats,
+         spec: objects.RequestSpec, believed: float) -> tuple[float, float]:
     """Return the shares of CPU and memory in use.
 
     Measured, where the host does so and has done so of late; a server that
     came since then is taken to be like the one in question.
+
+    :param believed: Unix time from which on a measurement is
     """
-    load = figures.Load.of(getattr(host, 'stats', None))
-    if load is None or load.time <= asked.since:
+    load = figures.load(stats)
+    if load is None or load[3] <= believed:
         return claimed(host)
-    fresh = (host.num_instances or 0) - load.servers
+    cpu, memory, servers, _time = load
+    fresh = (host.num_instances or 0) - servers
     if fresh <= 0:
-        return load.cpu, load.memory
-    return (load.cpu + _share(fresh * asked.vcpus, host.vcpus_total or 0),
-            load.memory + _share(fresh * asked.memory_mb,
+        return cpu, memory
+    return (cpu + _share(fresh * spec.vcpus, host.vcpus_total or 0),
+            memory + _share(fresh * spec.memory_mb,
                                  host.total_usable_ram_mb or 0))
 
 
@@ -193,22 +191,25 @@ class EcuWeigher(Weigher):
 
     option = 'ecu_weight_multiplier'
 
-    def weigh(self, hosts: list[host_manager.HostState],
-              spec: objects.RequestSpec) -> list[float]:
-        """Return a weight for each host; 0 where no ECU is asked for."""
+    def weigh(self, candidates: base.Candidates,
+              spec: objects.RequestSpec) -> Sequence[float]:
+        """Return a weight for each host; none where no ECU is asked for."""
         if not any(specs.ECU.fullmatch(key)
                    for key in base.extra_specs(spec)):
-            return [0.0] * len(hosts)
-        pools = base.Pools(ecu_filter.Pool.of)
+            return ()
         found = []
-        for host in hosts:
-            sold = figures.ecu_sold(getattr(host, 'stats', None))
-            if sold is None:
-                found.append(0.0)
-                continue
-            total = sold[1] * (pools.of(host).ratio or 1)
-            found.append(min(max(1 - sold[0] / total, 0.0), 1.0))
+        for stats, ratio in zip(candidates.stats,
+                                candidates.by_pool(
+                                    _ratio_of, ecu_filter.RATIO), strict=True):
+            sold = figures.ecu_sold(stats)
+            free = 1 - sold[0] / (sold[1] * ratio) if sold else 0.0
+            # A long number costs Nova's log more time than all the rest.
+            found.append(int(free * GRAIN) / GRAIN if free > 0 else 0.0)
         return found
+
+
+def _ratio_of(host: host_manager.HostState) -> float:
+    return ecu_filter.Pool.of(host).ratio or 1.0
 
 
 class AppAntiAffinityWeigher(Weigher):
@@ -220,45 +221,44 @@ class AppAntiAffinityWeigher(Weigher):
 
     option = 'app_weight_multiplier'
 
-    def weigh(self, hosts: list[host_manager.HostState],
-              spec: objects.RequestSpec) -> list[float]:
-        """Return a weight for each host; all equal without application."""
+    def weigh(self, candidates: base.Candidates,
+              spec: objects.RequestSpec) -> Sequence[float]:
+        """Return a weight for each host; none without application."""
         try:
             rule = app_anti_affinity.rule_of(spec)
         except exception.InvalidRequest:
             rule = None  # the filter tells
         if rule is None:
-            return [0.0] * len(hosts)
+            return ()
         index, uuid = app_anti_affinity.INDEX, spec.instance_uuid
         index.begin(uuid, rule.key)
-        choices.watch(hosts)
+        choices.watch(candidates.hosts)
         placed = index.placed(rule.key, uuid)
-        return _ranks(_neighbours(hosts, placed))
+        return _ranks(_neighbours(candidates, placed)) if placed else ()
 
 
-def _neighbours(hosts: list[host_manager.HostState],
+def _neighbours(candidates: base.Candidates,
                 placed: dict[str, int]) -> list[int]:
     """Return a number for each host: the more, the nearer others are.
 
     One in the zone counts more than any number in the rack, and so on.
     """
-    if not placed:
-        return [0] * len(hosts)
-    spread = app_anti_affinity.spread_of(hosts, placed)
+    spread = app_anti_affinity.spread_of(candidates, placed)
 
-    def shared(host: host_manager.HostState) -> tuple[int, int]:
-        """Return (number of all hosts of a pool, that of an own server)."""
+    def shared(host: host_manager.HostState) -> int:
         where = app_anti_affinity.places(host)
-        base_of, own = spread.count('zone', '', where['zone']) << 64, 1
+        number = spread.count('zone', '', where['zone']) << 64
         if where['rack'] is None:
-            own += 1 << 32  # a host without a rack is one itself
-        else:
-            base_of += spread.count('rack', '', where['rack']) << 32
-        return base_of, own
-    pools, found = base.Pools(shared), []
-    for host in hosts:
-        number, own = pools.of(host)
-        found.append(number + placed.get(host.host, 0) * own)
+            return number
+        return number + (spread.count('rack', '', where['rack']) << 32)
+    found = candidates.by_pool(
+        shared, *app_anti_affinity.DOMAINS.values())
+    for number, name in enumerate(candidates.names):
+        if name in placed:
+            # A host without a rack is one itself.
+            alone = app_anti_affinity.places(
+                candidates.hosts[number])['rack'] is None
+            found[number] += placed[name] * (1 + (alone << 32))
     return found
 
 

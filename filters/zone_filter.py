@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 from nova import objects
 from nova.scheduler import host_manager
@@ -26,12 +26,14 @@ class ZoneFilter(
     run_filter_once_per_request = True
 
     def judge(self, hosts: list[host_manager.HostState],
-              spec: objects.RequestSpec) -> Iterator[base.Verdict]:
-        """Yield each host and why it cannot be; '' when it can."""
-        free = is_own_of_admin(spec)
-        pools = base.Pools(lambda host: self._reason(host, spec))
-        for host in hosts:
-            yield host, '' if free else pools.of(host)
+              spec: objects.RequestSpec) -> Sequence[str]:
+        """Return why each host cannot be; none where all can."""
+        candidates = base.Candidates.of(hosts, spec)
+        keys = [key for key in candidates.keys if key.startswith(PREFIX)]
+        if not keys or is_own_of_admin(spec):
+            return ()
+        return candidates.by_pool(lambda host: self._reason(host, spec),
+                                  *keys)
 
     def _reason(self, host: host_manager.HostState,
                 spec: objects.RequestSpec) -> str:

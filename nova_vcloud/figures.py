@@ -68,7 +68,7 @@ def node_cpus(stats: Stats) -> tuple[int, ...]:
         if None not in found else ()
 
 
-class Load(NamedTuple):  # of all objects the cheapest to make: per host
+class Load(NamedTuple):
     """What is in use of a host, by measuring.
 
     :ivar cpu: share of the CPUs' time, 0 to 1
@@ -83,29 +83,31 @@ class Load(NamedTuple):  # of all objects the cheapest to make: per host
     time: float
 
     def to_stats(self) -> dict[str, str]:
-        """Return what :meth:`of` reads."""
+        """Return what :func:`load` reads."""
         return {'load_cpu': format(self.cpu, '.3f'),
                 'load_memory': format(self.memory, '.3f'),
                 'load_servers': str(self.servers),
                 'load_time': format(self.time, '.0f')}
 
-    @classmethod
-    def of(cls, stats: Stats) -> Load | None:
-        """Return what stats tell; None when it is not all there."""
-        if not stats:
-            return None
-        # Not by number(): this is done for each host of a request.
-        try:
-            cpu, memory = float(stats['load_cpu']), float(stats['load_memory'])
-            servers, time = int(stats['load_servers']), float(
-                stats['load_time'])
-        except (KeyError, TypeError, ValueError, OverflowError):
-            return None
-        if not (0 <= cpu < math.inf and 0 <= memory < math.inf
-                and servers >= 0 and 0 <= time < math.inf):
-            return None
-        return cls(cpu if cpu < 1 else 1.0, memory if memory < 1 else 1.0,
-                   servers, time)
+
+def load(stats: Stats) -> tuple[float, float, int, float] | None:
+    """Return what a :class:`Load` has; None when it is not all there.
+
+    It is done for each host of a request, so it makes no object.
+    """
+    try:
+        cpu, memory, servers, time = (
+            float(stats['load_cpu']),  # type: ignore[index]
+            float(stats['load_memory']),  # type: ignore[index]
+            int(stats['load_servers']),  # type: ignore[index]
+            float(stats['load_time']))  # type: ignore[index]
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
+    if 0 <= cpu < math.inf and 0 <= memory < math.inf and servers >= 0 \
+            and 0 <= time < math.inf:
+        return (cpu if cpu < 1 else 1.0, memory if memory < 1 else 1.0,
+                servers, time)
+    return None
 
 
 def number(value: Any) -> float | None:

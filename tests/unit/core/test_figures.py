@@ -12,7 +12,7 @@ SHARES = st.integers(0, 1000).map(lambda n: n / 1000)
 @given(st.builds(figures.Load, SHARES, SHARES, st.integers(0, 500),
                  st.integers(0, 2**32)))
 def test_load_comes_back(load):
-    assert figures.Load.of(load.to_stats()) == load
+    assert figures.load(load.to_stats()) == load
 
 
 @given(st.builds(
@@ -33,7 +33,7 @@ def test_ecu_comes_back(ecu):
      'ecu_per_core', 'ecu_total', 'ecu_used', 'numa_node_cpus']),
     st.none() | st.text() | st.floats() | st.integers()))
 def test_anything_else_is_nothing(stats):
-    figures.Load.of(stats)
+    figures.load(stats)
     figures.ecu_per_core(stats)
     figures.ecu_sold(stats)
     figures.node_cpus(stats)
