@@ -16,6 +16,7 @@ import contextlib
 import functools
 import json
 import queue
+import socket
 import threading
 from typing import Any
 from typing import Concatenate
@@ -25,11 +26,14 @@ from typing import TypeVar
 from docker import APIClient as Client
 from docker import errors
 from docker.types import CancellableStream
+from docker.utils.socket import frames_iter
 import requests
 
 from nova_vcloud import exception
 
 API_VERSION = '1.41'  # Docker 20.10, the oldest engine we are tested with
+#: A sequence that nobody types: none at all cannot be asked for.
+NO_KEYS = ','.join(['ctrl-_', 'ctrl-^'] * 8)
 
 _P = ParamSpec('_P')
 _R = TypeVar('_R')
@@ -186,6 +190,42 @@ class Engine:
                     tar: bytes) -> None:
         """Unpack a tar below ``path`` inside the container's filesystem."""
         client.put_archive(name, path, tar)
+
+    @_request
+    def run(self, client: Client, name: str, words: list[str],
+            said: bytes = b'') -> tuple[int, bytes]:
+        """Run a program in a container, as its root.
+
+        :param said: what it reads
+        :returns: its exit code and what it wrote, both ways
+        """
+        made = client.exec_create(name, words, stdin=True, user='0')
+        stream = client.exec_start(made['Id'], socket=True)
+        # It hands out a reader, which does not own the connection.
+        with stream, stream._sock as raw:  # noqa: SLF001
+            raw.sendall(said)
+            raw.shutdown(socket.SHUT_WR)
+            out = b''.join(text for _number, text in
+                           frames_iter(stream, tty=False))
+        return client.exec_inspect(made['Id'])['ExitCode'], out
+
+    @contextlib.contextmanager
+    def attached(self, name: str) -> Iterator[socket.socket]:
+        """Be attached to the terminal of a container that runs.
+
+        No key that is typed is the engine's: it would let go of the terminal
+        at Ctrl-P Ctrl-Q.
+        """
+        with contextlib.closing(self._new_client(self._timeout)) as client:
+            self.count()
+            with _mapped():
+                stream = client.attach_socket(name, params={
+                    'stream': 1, 'stdin': 1, 'stdout': 1, 'stderr': 1,
+                    'detachKeys': NO_KEYS})
+            # It hands out a reader, which does not own the connection.
+            with stream, stream._sock as raw:  # noqa: SLF001
+                raw.settimeout(None)
+                yield raw
 
     @_request
     def start(self, client: Client, name: str) -> None:

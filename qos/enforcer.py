@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
+from concurrent import futures
 import dataclasses
 import itertools
+from typing import TypeVar
 
 from oslo_log import log
 
@@ -38,19 +41,25 @@ class Drift:
 
 
 Observed = list[tuple[Backend, limits.Limits]]
+T = TypeVar('T')
 
 
 class Enforcer:
     """Brings guests to their limits through all backends of the host.
 
     Several backends may hold the same limit: an engine remembers for the
-    next start what the kernel enforces now. Each is brought to it.
+    next start what the kernel enforces now. Each is brought to it. Those that
+    have no limit in common are worked with at the same time: most of it is
+    waiting.
 
     :param backends: in the order in which they are written
     """
 
     def __init__(self, backends: Sequence[Backend]) -> None:
         self._backends = list(backends)
+        self._lanes = _lanes(self._backends)
+        self._pool = futures.ThreadPoolExecutor(
+            thread_name_prefix='vcloud-limits')
 
     def enforced(self) -> frozenset[str]:
         """Return the kinds of limits that this host can hold."""
@@ -87,12 +96,17 @@ class Enforcer:
 
     def observe(self, guest: Guest, desired: limits.Limits) -> Observed:
         """Return what each backend reads, of the limits in ``desired``."""
-        found = []
-        for backend in self._backends:
-            own = desired.only(backend.support().enforced)
-            if own:
-                found.append((backend, backend.read(guest, own)))
-        return found
+        return [item for found in self._in_lanes(
+            lambda lane: _observe(lane, guest, desired)) for item in found]
+
+    def _in_lanes(self, work: Callable[[list[Backend]], T]) -> list[T]:
+        """Do something in all lanes; raise when all have ended."""
+        others = [self._pool.submit(work, lane) for lane in self._lanes[1:]]
+        try:
+            found = [work(lane) for lane in self._lanes[:1]]
+        finally:
+            futures.wait(others)
+        return found + [each.result() for each in others]
 
     def effective(self, guest: Guest,
                   desired: limits.Limits) -> limits.Limits:
@@ -122,10 +136,16 @@ class Enforcer:
         was = _drift(desired, before)
         if not was:
             return []
-        try:
-            for backend, batch in _batches(desired, before):
+
+        def bring(lane: list[Backend]) -> list[Drift]:
+            own = [each for each in before if each[0] in lane]
+            for backend, batch in _batches(desired, own):
                 backend.apply(guest, batch)
-            rest = self.drift(guest, desired)
+            return _drift(desired, _observe(lane, guest, desired))
+
+        try:
+            rest = [drift for found in self._in_lanes(bring)
+                    for drift in found]
         except BaseException:
             self._restore(guest, before)
             raise
@@ -147,6 +167,26 @@ class Enforcer:
             except exception.NovaVcloudException as e:
                 LOG.error('Could not take back limits of server %s in %s: '
                           '%s', guest.uuid, backend.name, e)
+
+
+def _lanes(backends: Sequence[Backend]) -> list[list[Backend]]:
+    """Return backends in lists; two with a limit in common are in one."""
+    found: list[list[Backend]] = []
+    for backend in backends:
+        kinds = backend.support().enforced
+        same = [lane for lane in found if any(
+            kinds & other.support().enforced for other in lane)]
+        found = [lane for lane in found if lane not in same]
+        found.append([*itertools.chain.from_iterable(same), backend])
+    return found
+
+
+def _observe(backends: Sequence[Backend], guest: Guest,
+             desired: limits.Limits) -> Observed:
+    asked = [(backend, desired.only(backend.support().enforced))
+             for backend in backends]
+    return [(backend, backend.read(guest, own)) for backend, own in asked
+            if own]
 
 
 def _drift(desired: limits.Limits, observed: Observed) -> list[Drift]:

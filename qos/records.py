@@ -31,6 +31,13 @@ class Override:
     since: float
 
 
+def within(override: Override, base: limits.Limits) -> Override:
+    """Return what of it has something to replace: ports come and go."""
+    return dataclasses.replace(override, limits=limits.Limits({
+        key: value for key, value in override.limits.items()
+        if key in base}))
+
+
 @dataclasses.dataclass(frozen=True)
 class Record:
     """One guest.

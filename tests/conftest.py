@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What holds for every test: layers by folder, no skip unseen."""
 
+import json
 import os
 import pathlib
 import sys
+import tomllib
 from typing import Any
 
 import pytest
@@ -38,6 +40,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         '--forbid-skips', action='store_true',
         default=bool(os.environ.get('NOVA_VCLOUD_FORBID_SKIPS')),
         help='a skipped test fails, with the reason of its skip')
+    parser.addoption(
+        '--matrix', type=pathlib.Path, metavar='FILE',
+        help='write which tests of the support matrix passed (JSON)')
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -45,6 +50,50 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line('markers', f'{layer}: {meaning}')
     config.addinivalue_line(
         'markers', 'slow: takes more than 30 s; deselect by -m "not slow"')
+    config.addinivalue_line(
+        'markers', 'matrix(key, ...): shows these capabilities of Nova\'s '
+        'support matrix (doc/matrix.toml)')
+    if config.getoption('matrix'):
+        config.pluginmanager.register(
+            Matrix(config.getoption('matrix')), 'matrix')
+
+
+class Matrix:
+    """Writes what tests have shown of the support matrix."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        self._path = path
+        self._outcomes: dict[str, str] = {}
+        self._keys: dict[str, list[str]] = {}
+
+    def pytest_collection_modifyitems(
+            self, items: list[pytest.Item]) -> None:
+        """Note which tests show something."""
+        known = {row['key'] for row in tomllib.loads(
+            (ROOT / 'doc/matrix.toml').read_text())['capability']}
+        for item in items:
+            keys = [key for mark in item.iter_markers('matrix')
+                    for key in mark.args]
+            if set(keys) - known:
+                raise pytest.UsageError(
+                    f'{item.nodeid}: {set(keys) - known}: not in '
+                    'doc/matrix.toml')
+            if keys:
+                self._keys[item.nodeid] = keys
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note how a test ended; it passes when all its phases do."""
+        if report.nodeid in self._keys and (
+                report.when == 'call' or not report.passed):
+            self._outcomes[report.nodeid] = report.outcome
+
+    def pytest_sessionfinish(self) -> None:
+        """Write it."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.write_text(json.dumps(
+            [{'name': name, 'keys': keys,
+              'outcome': self._outcomes.get(name, 'not run')}
+             for name, keys in self._keys.items()], indent=1))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -8,8 +8,6 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 import contextlib
-import io
-import tarfile
 from typing import Any
 
 from nova import exception as nova_exception
@@ -101,18 +99,21 @@ class Containers:
 
     def spawn(self, context: Any, instance: objects.Instance,
               image_meta: objects.ImageMeta, network_info: Any,
-              files: dict[str, bytes], power_on: bool = True,
+              seed: bytes, power_on: bool = True,
               application: str = '') -> None:
         """Make and start the container; on failure nothing of it is left.
 
-        :param files: {absolute path in the guest: content}
+        :param seed: tar of what a new server finds in its files
         :param application: label of the one the server is of; '' for none
         """
-        tag = self._image(context, instance, instance.image_ref, image_meta)
+        # Nova's record names the first one, also where another is meant.
+        image_id = (image_meta.id if 'id' in image_meta else None) \
+            or instance.image_ref
+        tag = self._image(context, instance, image_id, image_meta)
         steps.reached('image')
-        self._build(instance, tag, instance.image_ref, network_info,
+        self._build(instance, tag, image_id, network_info,
                     power_on, application,
-                    lambda name: self._inject(name, files))
+                    lambda name: self._inject(name, seed))
         steps.reached('end')
 
     def adopt(self, instance: objects.Instance, tag: str, image_id: str,
@@ -147,9 +148,9 @@ class Containers:
             steps.reached('start')
             undo.pop_all()
 
-    def _inject(self, name: str, files: Mapping[str, bytes]) -> None:
-        if files:
-            self._engine.put_archive(name, '/', _tar(files))
+    def _inject(self, name: str, seed: bytes) -> None:
+        if seed:
+            self._engine.put_archive(name, '/', seed)
 
     def _image(self, context: Any, instance: objects.Instance,
                image_id: str, image_meta: objects.ImageMeta) -> str:
@@ -291,7 +292,7 @@ class Containers:
 
     def rebuild(self, context: Any, instance: objects.Instance,
                 image_meta: objects.ImageMeta, network_info: Any,
-                files: dict[str, bytes], timeout: int) -> None:
+                seed: bytes, timeout: int) -> None:
         """Make the server anew from another image, where and as it is.
 
         On failure the old one goes on.
@@ -299,13 +300,13 @@ class Containers:
         :param timeout: seconds between the stop signal and SIGKILL
         """
         self.replace(context, instance, instance.image_ref, image_meta,
-                     network_info, files, timeout)
+                     network_info, seed, timeout)
         steps.reached('replaced')
         self.drop_parked(instance.uuid)
 
     def replace(self, context: Any, instance: objects.Instance,
                 image_id: str, image_meta: objects.ImageMeta,
-                network_info: Any, files: dict[str, bytes], timeout: int,
+                network_info: Any, seed: bytes, timeout: int,
                 binds: Callable[[dict[str, Any]], Iterable[str]] | None = None
                 ) -> None:
         """Start another container in a server's place, and park the old one.
@@ -328,7 +329,7 @@ class Containers:
             self._network.plug(uuid, nics, up=True)
             self._make(undo, instance, tag, image_id, nics, label,
                        binds(old) if binds else ())
-            self._inject(spec.container_name(uuid), files)
+            self._inject(spec.container_name(uuid), seed)
             self._begin(uuid)
             undo.pop_all()
 
@@ -475,6 +476,34 @@ class Containers:
         with lock(uuid):
             self._network.unplug(uuid, nics)
 
+    def attach(self, instance: objects.Instance, network_info: Any,
+               port_id: str) -> None:
+        """Plug one more NIC; on failure nothing of it is left.
+
+        :param network_info: with the new port
+        """
+        nics, uuid = addresses.plan(network_info), instance.uuid
+        with lock(uuid), contextlib.ExitStack() as undo:
+            container = self.inspect(uuid)
+            undo.callback(self._network.unplug, uuid, [
+                nic for nic in nics if nic.port_id == port_id])
+            self._network.plug(uuid, nics, up=container['State']['Running'])
+            self._settle(instance, container, nics)
+            undo.pop_all()
+
+    def detach(self, instance: objects.Instance, network_info: Any,
+               port_id: str) -> None:
+        """Remove a NIC and its limits; an absent one is fine.
+
+        :param network_info: with the port
+        """
+        nics, uuid = addresses.plan(network_info), instance.uuid
+        with lock(uuid):
+            self._settle(instance, self.inspect(uuid), tuple(
+                nic for nic in nics if nic.port_id != port_id))
+            self._network.unplug(uuid, [
+                nic for nic in nics if nic.port_id == port_id])
+
     def follow(self, uuid: str) -> bool:
         """Set link and limits as the container's state wants them.
 
@@ -539,23 +568,3 @@ def nova_errors(instance: objects.Instance, host: str) -> Iterator[None]:
             exception.NoCpusLeft, exception.StateError,
             exception.MoveFailed) as e:
         raise nova_exception.InternalError(err=str(e)) from e
-
-
-def _tar(files: Mapping[str, bytes]) -> bytes:
-    """Return a tar of ``files``, owned by root and private."""
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode='w') as tar:
-        for path, content in files.items():
-            for entry in _parents(path):
-                tar.addfile(entry)
-            member = tarfile.TarInfo(path.lstrip('/'))
-            member.size, member.mode = len(content), 0o600
-            tar.addfile(member, io.BytesIO(content))
-    return out.getvalue()
-
-
-def _parents(path: str) -> Iterator[tarfile.TarInfo]:
-    """Yield the private directory of ``path``; the ones above must exist."""
-    directory = tarfile.TarInfo(path.strip('/').rpartition('/')[0])
-    directory.type, directory.mode = tarfile.DIRTYPE, 0o700
-    yield directory

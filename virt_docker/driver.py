@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-import contextlib
 import os
 from typing import Any
 
@@ -15,6 +13,7 @@ from nova.compute import power_state
 from nova.compute import task_states
 from nova.compute import vm_states
 import nova.conf
+from nova.console import serial
 from nova.image import glance
 from nova.virt import driver
 from nova.virt import event as virtevent
@@ -37,8 +36,12 @@ from nova_vcloud.qos import policy
 from nova_vcloud.qos import watch
 from nova_vcloud.virt_docker import admission
 from nova_vcloud.virt_docker import claims
+from nova_vcloud.virt_docker import consoles
 from nova_vcloud.virt_docker import containers
 from nova_vcloud.virt_docker import diagnostics
+from nova_vcloud.virt_docker import driver_devices
+from nova_vcloud.virt_docker import driver_moves
+from nova_vcloud.virt_docker import evacuation
 from nova_vcloud.virt_docker import events
 from nova_vcloud.virt_docker import host as docker_host
 from nova_vcloud.virt_docker import images
@@ -49,6 +52,7 @@ from nova_vcloud.virt_docker import recovery
 from nova_vcloud.virt_docker import rescue
 from nova_vcloud.virt_docker import resize
 from nova_vcloud.virt_docker import resources
+from nova_vcloud.virt_docker import seed
 from nova_vcloud.virt_docker import snapshots
 from nova_vcloud.virt_docker import spec
 from nova_vcloud.virt_docker import transport
@@ -58,7 +62,6 @@ CONF = nova.conf.CONF
 LOG = log.getLogger(__name__)
 
 SOFT_REBOOT_TIMEOUT = 60  # seconds; Nova's default for a clean shutdown
-AUTHORIZED_KEYS = '/root/.ssh/authorized_keys'
 
 _STATES = {
     'created': power_state.SHUTDOWN,
@@ -85,7 +88,7 @@ def guest_state(status: str, instance: objects.Instance) -> int:
     return state
 
 
-class DockerDriver(driver.ComputeDriver):
+class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs):
     """Servers that are Docker containers.
 
     Loaded by stock nova-compute with
@@ -97,6 +100,7 @@ class DockerDriver(driver.ComputeDriver):
         # A docker archive is container_format=docker, disk_format=raw.
         'supports_image_type_raw': True,
         'supports_evacuate': True,
+        'supports_attach_interface': True,
     }
 
     def __init__(self, virtapi: Any) -> None:
@@ -111,7 +115,7 @@ class DockerDriver(driver.ComputeDriver):
         self._network = network.Network(
             conf.runtime_links_path, CONF.vcloud_net.fabric_namespace,
             CONF.vcloud_net.namespace_prefix, CONF.vcloud_net.uplinks)
-        image_api = glance.API()
+        self._image_api = image_api = glance.API()
         store = images.ImageStore(
             self._engine, image_api.download,
             os.path.join(CONF.state_path, 'vcloud-locks'))
@@ -135,6 +139,9 @@ class DockerDriver(driver.ComputeDriver):
             self._engine, self._containers, image_api,
             conf.snapshot_max_layers)
         self._moves = self._make_moves(store, image_api)
+        self._consoles = consoles.Consoles(
+            self._engine, CONF.serial_console.proxyclient_address,
+            serial.acquire_port, serial.release_port)
         self._rescue = rescue.Rescue(
             self._engine, self._containers,
             os.path.join(CONF.state_path, 'vcloud-rescue'))
@@ -251,6 +258,8 @@ class DockerDriver(driver.ComputeDriver):
             {**docker_host.inventory(self._host.facts, self._cpus, ratios,
                                      reserved),
              **self._ecu_inventory()})
+        provider_tree.update_traits(
+            nodename, docker_host.with_cpu_traits(provider.traits))
 
     def _ecu_inventory(self) -> dict[str, Any]:
         per_core = self._per_core()
@@ -318,10 +327,15 @@ class DockerDriver(driver.ComputeDriver):
               network_info: Any = None, block_device_info: Any = None,
               power_on: bool = True, accel_info: Any = None) -> None:
         """Make the server; on failure nothing of it is left."""
+        image_meta = evacuation.source(
+            self._image_api, context, instance, image_meta,
+            CONF.vcloud_migration.evacuate_from)
         with self._nova_errors(instance), \
                 self._admission.admitted(context, instance) as application:
             self._containers.spawn(context, instance, image_meta,
-                                   network_info or [], _files(instance),
+                                   network_info or [], seed.archive(
+                                       instance, network_info,
+                                       injected_files, admin_password),
                                    power_on, application)
 
     def rebuild(self, context: nova_context.RequestContext,
@@ -344,7 +358,9 @@ class DockerDriver(driver.ComputeDriver):
         with self._rebuilds.rolled_back(context, instance, allocations), \
                 self._nova_errors(instance):
             self._rebuilds.rebuild(context, instance, image_meta,
-                                   network_info or [], _files(instance),
+                                   network_info or [], seed.archive(
+                                       instance, network_info,
+                                       injected_files, admin_password),
                                    SOFT_REBOOT_TIMEOUT)
 
     def destroy(self, context: nova_context.RequestContext,
@@ -359,6 +375,7 @@ class DockerDriver(driver.ComputeDriver):
         if resize.reverting_here(context, instance):
             return
         try:
+            self._consoles.close(instance.uuid)
             self._containers.destroy(instance.uuid, self._rescue.release)
             self._moves.forget(instance.uuid)
         except exception.EngineUnavailable as e:
@@ -449,7 +466,9 @@ class DockerDriver(driver.ComputeDriver):
         """Run the server from another image, its disk mounted beside."""
         with self._nova_errors(instance):
             self._rescue.begin(context, instance, image_meta, network_info,
-                               _files(instance))
+                               seed.archive(
+                                   instance, network_info,
+                                   admin_password=rescue_password))
 
     def unrescue(self, context: nova_context.RequestContext,
                  instance: objects.Instance) -> None:
@@ -466,126 +485,7 @@ class DockerDriver(driver.ComputeDriver):
             self._snapshots.take(context, instance, image_id,
                                  update_task_state)
 
-    # Moves
-
-    def check_can_live_migrate_destination(
-            self, context: nova_context.RequestContext,
-            instance: objects.Instance, src_compute_info: Any,
-            dst_compute_info: Any, block_migration: Any = False,
-            disk_over_commit: bool = False) -> Any:
-        """Refuse: processes of a container cannot move.
-
-        :raises MigrationPreCheckError: always
-        """
-        reason = ('a server that is a container cannot move while it runs; '
-                  'migrate it without --live-migration, which stops it and '
-                  'keeps its data and addresses')
-        # Nova asks the next host, and tells the user that there is none.
-        LOG.info('Live migration refused: %s', reason, instance=instance)
-        raise nova_exception.MigrationPreCheckError(reason=reason)
-
-    def cleanup_live_migration_destination_check(
-            self, context: nova_context.RequestContext,
-            dest_check_data: Any) -> None:
-        """Nothing was prepared."""
-
-    def migrate_disk_and_power_off(
-            self, context: nova_context.RequestContext,
-            instance: objects.Instance, dest: str, flavor: objects.Flavor,
-            network_info: Any, block_device_info: Any = None,
-            timeout: int = 0, retry_interval: int = 0) -> str:
-        """Send a server to another host, or change it where it runs.
-
-        :returns: what the other host needs for :meth:`finish_migration`
-        :raises InstanceFaultRollback: with the reason; nothing was changed
-        """
-        with self._nova_errors(instance), resize.rolled_back():
-            resize.check_disk(instance.flavor, flavor)
-            move = resize.of(context, instance)
-            if move is None or not resize.stays(move):
-                return self._moves.send(context, instance, dest,
-                                        network_info, timeout)
-            self._containers.resize(instance, flavor, network_info)
-        return ''  # Nova passes it to finish_migration as disk_info
-
-    def finish_migration(
-            self, context: nova_context.RequestContext,
-            migration: objects.Migration, instance: objects.Instance,
-            disk_info: str, network_info: Any,
-            image_meta: objects.ImageMeta, resize_instance: bool,
-            allocations: Any, block_device_info: Any = None,
-            power_on: bool = True, share_info: Any = None) -> None:
-        """Make the server of what came, or read back one that stayed."""
-        with self._nova_errors(instance):
-            if resize.stays(migration):
-                self._containers.resize(instance, instance.flavor,
-                                        network_info)
-            else:
-                self._moves.receive(context, instance, disk_info,
-                                    network_info, image_meta, power_on)
-
-    def confirm_migration(self, context: nova_context.RequestContext,
-                          migration: objects.Migration,
-                          instance: objects.Instance,
-                          network_info: Any) -> None:
-        """Give up the way back; a server that stayed had none."""
-        if not resize.stays(migration):
-            with self._nova_errors(instance):
-                self._containers.drop_parked(instance.uuid)
-
-    def finish_revert_migration(
-            self, context: nova_context.RequestContext,
-            instance: objects.Instance, network_info: Any,
-            migration: objects.Migration, block_device_info: Any = None,
-            power_on: bool = True, share_info: Any = None) -> None:
-        """Have the server as it was, wherever its move got to."""
-        with self._nova_errors(instance):
-            if resize.stays(migration):
-                self._containers.resize(instance, instance.flavor,
-                                        network_info)
-            else:
-                self._containers.restore(instance, network_info, power_on)
-
-    def delete_instance_files(self, instance: objects.Instance) -> bool:
-        """Remove what a move that failed has left of a deleted server."""
-        self._containers.drop_parked(instance.uuid)
-        self._moves.forget(instance.uuid)
-        return True
-
-    def process_instances_at_startup(
-            self, context: nova_context.RequestContext,
-            instances: objects.InstanceList) -> objects.InstanceList:
-        """Bring to an end what was cut off with the last nova-compute."""
-        self._recovery.begin(context, instances)
-        return instances
-
-    # Network
-
-    def plug_vifs(self, instance: objects.Instance,
-                  network_info: Any) -> None:
-        """Bring the server's NICs to what Neutron says."""
-        with self._nova_errors(instance):
-            self._containers.plug(instance, network_info)
-
-    def unplug_vifs(self, instance: objects.Instance,
-                    network_info: Any) -> None:
-        """Remove the server's NICs."""
-        with self._nova_errors(instance):
-            self._containers.unplug(instance.uuid, network_info)
-
     # Within
 
     def _emit(self, uuid: str, transition: int) -> None:
         self.emit_event(virtevent.LifecycleEvent(uuid, transition))
-
-    @contextlib.contextmanager
-    def _nova_errors(self, instance: objects.Instance) -> Iterator[None]:
-        with containers.nova_errors(instance, self._host.name):
-            yield
-
-
-def _files(instance: objects.Instance) -> dict[str, bytes]:
-    """Return {absolute path in the server: content} of a new one."""
-    if not instance.key_data:
-        return {}
-    return {AUTHORIZED_KEYS: instance.key_data.strip().encode() + b'\n'}

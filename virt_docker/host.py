@@ -10,6 +10,7 @@ from typing import Any
 
 from nova.objects import fields
 from nova.virt import hardware
+from nova.virt.libvirt import utils as libvirt_utils
 from oslo_log import log
 from oslo_utils import units
 from oslo_utils import versionutils
@@ -29,6 +30,9 @@ MIN_ENGINE = (20, 10)
 # Drivers whose layers the engine keeps apart per container; vfs copies the
 # whole image for each server and devicemapper is gone from the engine.
 STORAGE_DRIVERS = ('overlay2', 'btrfs', 'zfs', 'fuse-overlayfs')
+
+#: {name in /proc/cpuinfo: libvirt's}, where they are other words.
+KERNEL_FLAGS = {'pni': 'sse3', 'pclmulqdq': 'pclmuldq'}
 
 # Without these a server is no server.
 NEEDED = ('cpu.quota', 'cpu.shares', 'memory.max', 'pids.max')
@@ -292,6 +296,28 @@ def _meminfo() -> dict[str, int]:
     with open('/proc/meminfo') as f:
         rows = (line.split() for line in f)
         return {row[0].rstrip(':'): int(row[1]) for row in rows}
+
+
+def with_cpu_traits(traits: set[str],
+                    path: str = '/proc/cpuinfo') -> set[str]:
+    """Return traits of a host, those of its CPUs as the CPUs are.
+
+    Hardware virtualization is for guests with a kernel of their own.
+    """
+    known = libvirt_utils.CPU_TRAITS_MAPPING
+    # The kernel writes avx512_vnni, libvirt avx512vnni, and sha-ni.
+    names = {_plain(name): name for name in known.keys() - {'svm', 'vmx'}}
+    with open(path) as f:
+        flags = {flag for line in f if line.startswith('flags')
+                 for flag in line.split()}
+    had = libvirt_utils.cpu_features_to_traits({
+        names[flag] for flag in (_plain(KERNEL_FLAGS.get(flag, flag))
+                                 for flag in flags) if flag in names})
+    return traits - had.keys() | {trait for trait in had if had[trait]}
+
+
+def _plain(flag: str) -> str:
+    return re.sub('[-_.]', '', flag)
 
 
 def inventory(facts: Facts, cpus: resources.Cpus, ratios: dict[str, float],

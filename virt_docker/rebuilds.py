@@ -36,14 +36,14 @@ class Rebuilds:
 
     def rebuild(self, context: nova_context.RequestContext,
                 instance: objects.Instance, image_meta: objects.ImageMeta,
-                network_info: Any, files: dict[str, bytes],
+                network_info: Any, seed: bytes,
                 timeout: int) -> None:
         """Make the server anew; task states are those Nova expects after.
 
         :param timeout: seconds between the stop signal and SIGKILL
         """
         self._servers.rebuild(context, instance, image_meta, network_info,
-                              files, timeout)
+                              seed, timeout)
         instance.task_state = task_states.REBUILD_SPAWNING
         instance.save(expected_task_state=[task_states.REBUILDING])
 

@@ -34,7 +34,7 @@ class Rescue:
 
     def begin(self, context: nova_context.RequestContext,
               instance: objects.Instance, image_meta: objects.ImageMeta,
-              network_info: Any, files: dict[str, bytes]) -> None:
+              network_info: Any, seed: bytes) -> None:
         """Start the rescue system in the place of a server that is stopped.
 
         :raises MoveFailed: the engine's storage driver has no disk to mount
@@ -43,7 +43,7 @@ class Rescue:
             undo.callback(self.release, instance.uuid)
             self._servers.replace(
                 context, instance, image_meta.id, image_meta, network_info,
-                files, 0, lambda old: [
+                seed, 0, lambda old: [
                     f'{self._mount(instance.uuid, old)}:{MOUNT_POINT}'])
             undo.pop_all()
 

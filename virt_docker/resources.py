@@ -25,6 +25,7 @@ from nova_vcloud.guest import Link
 from nova_vcloud.qos import cpuset
 from nova_vcloud.qos import limits
 from nova_vcloud.qos import policy
+from nova_vcloud.qos import records
 from nova_vcloud.qos.keeper import Keeper
 from nova_vcloud.qos.records import Record
 from nova_vcloud.qos.topology import Topology
@@ -167,7 +168,8 @@ class Resources:
             old = None
         self._keeper.keep(Record(
             guest, wanted.limits, wanted.exclusive, wanted.bound,
-            old.override if old else None))
+            records.within(old.override, wanted.limits)
+            if old and old.override else None))
 
     def check_live(self, uuid: str, wanted: Allotment) -> None:
         """Refuse what would kill processes of a server that runs.
@@ -221,11 +223,14 @@ class Resources:
 
     def forget(self, uuid: str) -> None:
         """Remove what is kept of a server; an unknown one is fine."""
-        with contextlib.suppress(exception.StateError):
-            record = self._keeper.records.load(uuid)
-            if record:
-                self._forget_guest(record.guest)
-        self._keeper.forget(uuid)
+        records_of = self._keeper.records
+        # Who looks at the server meanwhile would write what is removed here.
+        with records_of.locked(uuid):
+            with contextlib.suppress(exception.StateError):
+                record = records_of.load(uuid)
+                if record:
+                    self._forget_guest(record.guest)
+            self._keeper.forget(uuid)
 
     def forget_container(self, uuid: str, container_id: str) -> None:
         """Remove what is kept of one container of a server."""

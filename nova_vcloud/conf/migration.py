@@ -49,6 +49,16 @@ OPTS = [
         default='nova-vcloud-receive',
         help='Command that other hosts run. They ignore it where the key in '
              'their authorized_keys has a command of its own, as it should.'),
+    cfg.StrOpt(
+        'evacuate_from',
+        default='image',
+        choices=[
+            ('image', 'Its image, as every server on local disks.'),
+            ('snapshot', ('The newest snapshot or backup of the server, of '
+                          'its own project and of the system it runs; its '
+                          'image where there is none.'))],
+        help='What a server is made from when its host is lost. What it has '
+             'written since is on the disk of that host.'),
     cfg.IntOpt(
         'engine_wait',
         default=60, min=0,

@@ -10,8 +10,10 @@ import pytest
 
 from nova_vcloud.virt_docker import driver
 
-VERBS = sorted(name for name, value in vars(driver.DockerDriver).items()
-               if inspect.isfunction(value) and not name.startswith('_'))
+VERBS = sorted({name for part in driver.DockerDriver.__mro__
+                if part.__module__.startswith('nova_vcloud.')
+                for name, value in vars(part).items()
+                if inspect.isfunction(value) and not name.startswith('_')})
 
 
 @pytest.mark.parametrize('verb', VERBS)

@@ -8,6 +8,7 @@ from desk import until
 import pytest
 
 
+@pytest.mark.matrix('operation.launch', 'storage.image')
 def test_debian_by_ssh_at_the_address_asked_for(desk: Desk):
     server = desk.boot('web-1', image='debian-12', flavor='c1.small',
                        ip='10.77.0.103', key_name='operator')
@@ -75,6 +76,7 @@ def test_several_nics(desk: Desk):
         network.delete_port(port.id)
 
 
+@pytest.mark.matrix('console.serial.log')
 def test_console_log(desk: Desk):
     server = desk.boot('console')
     log = desk.console(server)
@@ -117,6 +119,7 @@ def test_diagnostics(desk: Desk, microversion):
         assert nic['tx_packets'] > 0
 
 
+@pytest.mark.matrix('operation.get-host-uptime')
 def test_host_is_known_to_its_operator(desk: Desk):
     for hypervisor in desk.compute.hypervisors(details=True):
         if not hypervisor.name.startswith('compute'):
@@ -128,6 +131,7 @@ def test_host_is_known_to_its_operator(desk: Desk):
         assert shown['hypervisor_version'] >= 20010000
 
 
+@pytest.mark.matrix('operation.launch', 'operation.terminate')
 def test_twenty_at_once_on_two_hosts(desk: Desk):
     servers = [desk.request(f'many-{n}') for n in range(20)]
     for server in servers:

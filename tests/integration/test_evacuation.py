@@ -8,6 +8,7 @@ import subprocess
 
 from desk import Desk
 from desk import until
+import pytest
 
 COUNT = 5
 
@@ -64,6 +65,16 @@ def names(desk: Desk, host) -> set[str]:
             for name in each['Names']}
 
 
+@contextlib.contextmanager
+def marked(desk: Desk, server):
+    """Have a snapshot of a server, which says so; what comes later is lost."""
+    desk.inside(server, 'echo kept > /kept')
+    with desk.snapshot(server, 'refugee'):
+        desk.inside(server, 'echo lost > /lost')
+        yield
+
+
+@pytest.mark.matrix('operation.evacuate')
 def test_servers_of_a_lost_host_come_up_elsewhere(desk: Desk):
     gone, other = desk.cloud.hosts
     servers = [desk.boot(f'refugee-{n}', host=gone.name)
@@ -71,7 +82,7 @@ def test_servers_of_a_lost_host_come_up_elsewhere(desk: Desk):
     stays = desk.boot('bystander', host=gone.name)
     addresses = [desk.addresses(s) for s in (*servers, stays)]
     nics = [desk.nic(s) for s in servers]
-    with lost(desk, gone):
+    with marked(desk, servers[-1]), lost(desk, gone):
         for server in servers:
             # Later ones leave it stopped.
             answer = desk.compute.post(
@@ -84,6 +95,8 @@ def test_servers_of_a_lost_host_come_up_elsewhere(desk: Desk):
             desk.answers(server)
         assert [desk.nic(s) for s in servers] == nics
         there = {s.id: desk.container(s)['Id'] for s in servers}
+        assert [desk.inside(s, 'cat /kept /lost 2>&- || :').strip()
+                for s in servers] == [*[''] * (COUNT - 1), 'kept']
     desk.wait(stays, 'ACTIVE', 60)
     desk.answers(stays, 30)
     until(lambda: names(desk, gone) == {f'/nova-{stays.id}'}, 30,

@@ -65,6 +65,7 @@ def test_delete_without_its_network(desk: Desk):
     desk.delete(server)
 
 
+@pytest.mark.matrix('operation.terminate')
 def test_delete_of_a_container_removed_behind_novas_back(desk: Desk):
     server = desk.boot('removed')
     desk.engine(desk.host_of(server)).remove_container(

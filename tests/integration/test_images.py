@@ -27,16 +27,6 @@ def started(desk: Desk, server) -> str:
     return desk.container(server)['State']['StartedAt']
 
 
-@contextlib.contextmanager
-def snapshot(desk: Desk, server, name: str) -> Iterator:
-    """Have an image of a server for a while."""
-    image = desk.compute.create_server_image(server, name, wait=True)
-    try:
-        yield image
-    finally:
-        desk.api.image.delete_image(image.id)
-
-
 def tags(desk: Desk, server) -> list[str]:
     """Return the names of images on a server's host that are on their way."""
     engine = desk.engine(desk.host_of(server))
@@ -65,11 +55,12 @@ def without_init() -> bytes:
     return out.getvalue()
 
 
+@pytest.mark.matrix('operation.snapshot')
 def test_a_snapshot_is_taken_while_the_server_runs(desk: Desk):
     server = desk.boot('model')
     write(desk, server, 'kept')
     before = started(desk, server)
-    with snapshot(desk, server, 'copy') as image:
+    with desk.snapshot(server, 'copy') as image:
         assert started(desk, server) == before
         assert desk.container(server)['State']['Status'] == 'running'
         assert tags(desk, server) == []
@@ -85,18 +76,19 @@ def test_a_snapshot_is_taken_while_the_server_runs(desk: Desk):
         desk.delete(copy)
 
 
+@pytest.mark.matrix('operation.snapshot')
 def test_a_stopped_server_and_a_frozen_one_have_snapshots_too(desk: Desk):
     server = desk.boot('still')
     write(desk, server, 'kept')
     desk.compute.pause_server(server)
     desk.wait(server, 'PAUSED')
-    with snapshot(desk, server, 'frozen'):
+    with desk.snapshot(server, 'frozen'):
         assert desk.container(server)['State']['Status'] == 'paused'
     desk.compute.unpause_server(server)
     desk.wait(server, 'ACTIVE')
     desk.compute.stop_server(server)
     desk.wait(server, 'SHUTOFF')
-    with snapshot(desk, server, 'stopped'):
+    with desk.snapshot(server, 'stopped'):
         assert desk.get(server).status == 'SHUTOFF'
         copy = desk.boot('copy', image='stopped')
         assert read(desk, copy) == 'kept'
@@ -133,6 +125,7 @@ def test_a_server_that_is_shelved_comes_back_as_it_was(desk: Desk):
     desk.answers(server)
 
 
+@pytest.mark.matrix('operation.rebuild')
 def test_a_rebuild_keeps_addresses_and_name(desk: Desk):
     server = desk.boot('again')
     write(desk, server, 'lost')
@@ -162,6 +155,7 @@ def test_a_stopped_server_is_rebuilt_and_stays_stopped(desk: Desk):
     desk.answers(server)
 
 
+@pytest.mark.matrix('operation.rebuild')
 @pytest.mark.parametrize(('data', 'undisturbed'), [
     (b'this is no archive' * 1000, True), (without_init(), False)],
     ids=['not an image', 'does not start'])

@@ -40,6 +40,7 @@ def started_at(desk: Desk, server) -> str:
     return desk.container(server)['State']['StartedAt']
 
 
+@pytest.mark.matrix('operation.reboot')
 @pytest.mark.usefixtures('same_nic')
 @pytest.mark.parametrize('kind', ['SOFT', 'HARD'])
 def test_reboot(desk, server, kind):
@@ -58,6 +59,11 @@ def test_stop_and_start(desk, server):
     desk.wait(server, 'ACTIVE')
 
 
+@pytest.mark.matrix(
+    'operation.pause',
+    'operation.unpause',
+    'operation.suspend',
+    'operation.resume')
 @pytest.mark.usefixtures('same_nic')
 @pytest.mark.parametrize(('freeze', 'thaw', 'status'), [
     ('pause_server', 'unpause_server', 'PAUSED'),
@@ -105,6 +111,7 @@ def test_restart_behind_novas_back_is_no_stop(desk, server):
     assert desk.get(server).status == 'ACTIVE'
 
 
+@pytest.mark.matrix('operation.get-guest-info')
 @pytest.mark.usefixtures('same_nic')
 def test_stop_behind_novas_back_is_seen(desk, server):
     engine = desk.engine(desk.host_of(server))

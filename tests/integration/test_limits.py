@@ -14,7 +14,6 @@ from openstack import exceptions
 import pytest
 
 from mini import seed
-from mini import services
 
 SOON = 15  # seconds
 MIB = 1 << 20
@@ -61,16 +60,6 @@ def disk_of(desk: Desk, host: str) -> str:
     return out.strip()
 
 
-def manage(desk: Desk, host: str, *words: str,
-           check: bool = True) -> subprocess.CompletedProcess:
-    """Run nova-vcloud-manage on a host."""
-    conf = desk.cloud.etc / 'nova' / f'{host}.conf'
-    return subprocess.run(
-        [f'{desk.cloud.venv}/bin/nova-vcloud-manage', '--config-file',
-         str(conf), *words], check=check, capture_output=True, text=True,
-        env=services.environment(desk.cloud, 'step'))
-
-
 @pytest.fixture
 def server(desk: Desk):
     """A server with every kind of limit."""
@@ -86,7 +75,7 @@ def kept(desk: Desk, server):
     yield
     until(lambda: seen(desk, server) == right, SOON,
           f'{seen(desk, server)} is {right}')
-    shown = json.loads(manage(desk, 'compute1', 'qos', 'show', '--json',
+    shown = json.loads(desk.manage('compute1', 'qos', 'show', '--json',
                               server.id).stdout)
     assert shown[0]['drift'] == []
 
@@ -177,6 +166,7 @@ def resize(desk: Desk, server, flavor: str) -> None:
                                desk.compute.find_flavor(flavor).id)
 
 
+@pytest.mark.matrix('operation.resize')
 def test_resize_is_live_and_can_be_confirmed(desk, server):
     before = processes(desk, server)
     resize(desk, server, 'c1.medium')
@@ -194,6 +184,7 @@ def test_resize_is_live_and_can_be_confirmed(desk, server):
     assert seen(desk, server) == right
 
 
+@pytest.mark.matrix('operation.resize')
 def test_resize_can_be_reverted_without_a_stop(desk, server):
     before = processes(desk, server)
     right = seen(desk, server)
@@ -284,7 +275,7 @@ def test_a_host_that_cannot_give_it_refuses_before_anything(desk, server):
 
 def test_an_override_holds_until_it_expires(desk, server):
     right = seen(desk, server)
-    out = manage(desk, 'compute1', 'qos', 'set', server.id, 'cpu.quota=5000',
+    out = desk.manage('compute1', 'qos', 'set', server.id, 'cpu.quota=5000',
                  'pids.max=99', '--for', '5s').stdout
     assert 'override by root' in out
     now = seen(desk, server)
@@ -294,14 +285,14 @@ def test_an_override_holds_until_it_expires(desk, server):
 
 def test_an_override_can_be_ended(desk, server):
     right = seen(desk, server)
-    manage(desk, 'compute1', 'qos', 'set', server.id, 'cpu.quota=5000',
+    desk.manage('compute1', 'qos', 'set', server.id, 'cpu.quota=5000',
            '--for', '1h')
     assert seen(desk, server)['quota'] == 5000
     # It outlives a reboot: it is the host's, until then.
     desk.compute.reboot_server(server.id, 'HARD')
     desk.wait(server, 'ACTIVE')
     assert seen(desk, server)['quota'] == 5000
-    manage(desk, 'compute1', 'qos', 'reset', server.id)
+    desk.manage('compute1', 'qos', 'reset', server.id)
     assert seen(desk, server) == right
 
 
@@ -311,7 +302,7 @@ def test_an_override_can_be_ended(desk, server):
     (['io.999:0.read_bps=5'], '999:0'), (['cpu.burst=900000'], 'quota')])
 def test_what_cannot_be_set_is_named(desk, server, words, message):
     right = seen(desk, server)
-    done = manage(desk, 'compute1', 'qos', 'set', server.id, *words, '--for',
+    done = desk.manage('compute1', 'qos', 'set', server.id, *words, '--for',
                   '1h', check=False)
     assert done.returncode != 0
     assert message in done.stderr

@@ -71,6 +71,7 @@ def spools(desk: Desk) -> list[str]:
             for path in (host.folder / 'nova/vcloud-moves').iterdir()]
 
 
+@pytest.mark.matrix('operation.resize', 'operation.get-host-ip')
 def test_a_migrated_server_has_all_it_had(desk: Desk):
     server = desk.boot('mover')
     fill(desk, server)
@@ -91,6 +92,7 @@ def test_a_migrated_server_has_all_it_had(desk: Desk):
     assert spools(desk) == []
 
 
+@pytest.mark.matrix('operation.resize')
 def test_a_revert_brings_back_what_stayed(desk: Desk):
     server = desk.boot('homesick')
     fill(desk, server)
@@ -153,6 +155,32 @@ def test_a_host_that_cannot_be_reached_keeps_the_server(desk: Desk):
     assert desk.container(server)['State']['StartedAt'] == started
     assert look(desk, server) == before
     desk.answers(server)
+
+
+@pytest.mark.parametrize(('flavor', 'vcpus', 'host', 'others'), [
+    # Of 4 ECU a core, which the other host has not.
+    ('move.fast', 1, 1, ()),
+    # The other host has 32 ECU for sale, and all are sold.
+    ('move.full', 2, 0, (1,) * 8)])
+def test_a_host_that_does_not_fit_is_refused(desk: Desk, flavor, vcpus, host,
+                                             others):
+    hosts = [each.name for each in desk.cloud.hosts]
+    with desk.flavor(flavor, vcpus, resources__CUSTOM_ECU='4'):
+        for each in [desk.request(f'fills-{number}', flavor=flavor,
+                                  host=hosts[other])
+                     for number, other in enumerate(others)]:
+            desk.wait(each, 'ACTIVE')
+        server = desk.boot('stays', flavor=flavor, host=hosts[host])
+        before = desk.container(server)
+        desk.compute.migrate_server(server)
+        until(lambda: desk.get(server).task_state is None, 60, 'it is tried')
+        action, = (each for each in desk.compute.server_actions(server)
+                   if each.action == 'migrate')
+        assert action.message == 'Error'
+        assert desk.get(server).status == 'ACTIVE'
+        assert desk.container(server)['State'] == before['State']
+        desk.answers(server)
+        desk.delete(*desk.compute.servers(flavor=flavor))
 
 
 def crash_file(desk: Desk, host) -> pathlib.Path:

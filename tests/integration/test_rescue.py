@@ -4,6 +4,7 @@
 import pathlib
 
 from desk import Desk
+import pytest
 
 
 def mounts() -> list[str]:
@@ -18,6 +19,7 @@ def rescue(desk: Desk, server) -> None:
     desk.wait(server, 'RESCUE')
 
 
+@pytest.mark.matrix('operation.rescue')
 def test_a_broken_server_is_mended_from_another_system(desk: Desk):
     server = desk.boot('broken')
     before = desk.addresses(server), desk.nic(server)

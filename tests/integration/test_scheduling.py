@@ -73,20 +73,6 @@ def empty(desk: Desk, found) -> None:
 
 
 @contextlib.contextmanager
-def flavor(desk: Desk, name: str, vcpus: int, **specs: str) -> Iterator[str]:
-    """Have a flavor; a__b stands for the extra spec a:b."""
-    forget(desk.compute.find_flavor(name), desk.compute.delete_flavor)
-    found = desk.compute.create_flavor(
-        name=name, vcpus=vcpus, ram=64, disk=1)
-    try:
-        desk.compute.create_flavor_extra_specs(found, {
-            key.replace('__', ':'): value for key, value in specs.items()})
-        yield name
-    finally:
-        desk.compute.delete_flavor(found)
-
-
-@contextlib.contextmanager
 def aggregate(desk: Desk, *hosts: str, **metadata: str) -> Iterator[None]:
     """Have an aggregate of hosts; a__b stands for a:b."""
     forget(desk.compute.find_aggregate('test-pool'), lambda old: empty(
@@ -116,8 +102,8 @@ def explain(desk: Desk, *words: str) -> tuple[int, list]:
 
 def test_one_core_must_be_fast_enough(desk: Desk, said):
     """compute1 has 2.5 ECU a core, compute2 4."""
-    with flavor(desk, 'e4.single', 1, resources__CUSTOM_ECU='4'), \
-            flavor(desk, 'e4.double', 2, resources__CUSTOM_ECU='4'):
+    with desk.flavor('e4.single', resources__CUSTOM_ECU='4'), \
+            desk.flavor('e4.double', vcpus=2, resources__CUSTOM_ECU='4'):
         code, verdicts = explain(desk, '--flavor', 'e4.single')
         reasons = {v['host']: v['reason'] for v in verdicts}
         assert code == 0
@@ -132,6 +118,22 @@ def test_one_core_must_be_fast_enough(desk: Desk, said):
         assert 'No valid host was found' in fault['message']
         assert boot(desk, 'double', flavor='e4.double',
                     host='compute1') == 'compute1'
+
+
+@pytest.mark.matrix('operation.report-cpu-traits')
+def test_traits_of_cpus_choose_hosts(desk: Desk):
+    with open('/proc/cpuinfo') as f:
+        flags = next(line for line in f if line.startswith('flags')).split()
+    has = {name: f'HW_CPU_X86_{name}'.upper() for name in ('avx2', 'tbm')
+           if name in flags}
+    with desk.flavor('traits', **{
+            f'trait__{trait}': 'required' for trait in has.values()}):
+        assert has
+        boot(desk, 'has-them', flavor='traits')
+    with desk.flavor('traits', trait__HW_CPU_X86_AVX512ER='required'):
+        assert 'avx512er' not in flags
+        fault = desk.wait(ask(desk, 'never', flavor='traits'), 'ERROR').fault
+        assert 'No valid host was found' in fault['message']
 
 
 def test_a_hard_maximum_of_an_application(desk: Desk, said):

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Limits of servers on a real engine, kernel and fabric."""
 
+from concurrent import futures
+import contextlib
 import json
 import os
 import pathlib
 import signal
+import threading
 
 import computehost
 import kernel
@@ -276,3 +279,26 @@ def test_a_server_killed_inside_starts_with_its_limits(host, server):
     os.kill(host.container(instance)['State']['Pid'], signal.SIGKILL)
     host.containers.start(instance, ports)
     assert seen(host, *server) == right(host)
+
+
+def test_who_looks_at_a_server_that_is_deleted_writes_nothing(
+        host, server, monkeypatch):
+    uuid = server[0].uuid
+    looking, go = threading.Event(), threading.Event()
+    enforce = host.keeper.enforcer.enforce
+
+    def slow(guest, desired):
+        looking.set()
+        assert go.wait(10)
+        return enforce(guest, desired)
+    monkeypatch.setattr(host.keeper.enforcer, 'enforce', slow)
+    with futures.ThreadPoolExecutor() as pool:
+        look = pool.submit(host.keeper.repair, uuid)
+        assert looking.wait(10)
+        deleted = pool.submit(host.containers.destroy, uuid)
+        futures.wait([deleted], timeout=1)  # as far as it gets meanwhile
+        go.set()
+        deleted.result()
+        with contextlib.suppress(exception.NovaVcloudException):
+            look.result()
+    assert not list(host.dockerd.links.glob('*.limits'))

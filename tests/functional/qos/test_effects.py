@@ -207,6 +207,7 @@ def file(tmp_path):
     return path
 
 
+@pytest.mark.matrix('guest.disk.rate-limit')
 @pytest.mark.parametrize(('kind', 'direct', 'block', 'count', 'value'), [
     ('read_bps', 1, MIB, 20, 10 * MB), ('read_bps', 0, MIB, 20, 10 * MB),
     ('write_bps', 1, MIB, 20, 10 * MB), ('write_bps', 0, MIB, 20, 10 * MB),

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """All limits or none: plan, apply, read back, undo."""
 
+import threading
+
 from hypothesis import given
 from hypothesis import strategies as st
 import pytest
@@ -102,6 +104,38 @@ def test_a_limit_that_does_not_hold_is_an_error_and_taken_back(host):
     with pytest.raises(exception.LimitNotEnforced, match=r'pids\.max is'):
         host.enforce()
     assert host.state() == before
+
+
+@pytest.fixture
+def disjoint():
+    """Return two backends that have no limit in common, and their enforcer.
+    """
+    cpu = fake.FakeBackend(['cpu.quota'], 'cpu')
+    rest = fake.FakeBackend(['pids.max', 'memory.max'], 'rest')
+    cpu.running = rest.running = {GUEST.name}
+    return cpu, rest, enforcer.Enforcer([cpu, rest])
+
+
+def test_backends_with_no_limit_in_common_do_not_wait_for_each_other(
+        disjoint):
+    *backends, both = disjoint
+    met = threading.Barrier(2, timeout=10)
+    for backend in backends:
+        backend.apply = lambda guest, changes, b=backend: (
+            met.wait(), fake.FakeBackend.apply(b, guest, changes))
+    both.enforce(GUEST, WANTED.only(KEPT))
+    assert both.drift(GUEST, WANTED.only(KEPT)) == []
+
+
+@pytest.mark.parametrize('bad', [0, 1])
+def test_a_failure_of_one_is_taken_back_in_the_other(disjoint, bad):
+    *backends, both = disjoint
+    wanted = WANTED.only(KEPT)
+    before = [backend.read(GUEST, wanted) for backend in backends]
+    backends[bad].fail_at = 0
+    with pytest.raises(exception.LimitNotEnforced, match='told to fail'):
+        both.enforce(GUEST, wanted)
+    assert [backend.read(GUEST, wanted) for backend in backends] == before
 
 
 VALUES = st.fixed_dictionaries({}, optional={

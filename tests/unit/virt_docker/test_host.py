@@ -108,3 +108,15 @@ def test_without_options_servers_share_all_cpus():
     assert found.shared == frozenset(found.topology.cpus)
     assert found.dedicated == frozenset()
     assert host.cpus(None, '0', 'prefer').shared == frozenset()
+
+
+def test_traits_of_the_cpus_replace_those_of_others(tmp_path):
+    path = tmp_path / 'cpuinfo'
+    path.write_text('processor\t: 0\nflags\t\t: fpu pni pclmulqdq sse4_1 '
+                    'avx2 avx512_vnni sha_ni svm\nbugs\t: sse4_2\n')
+    assert host.with_cpu_traits(
+        {'CUSTOM_GOLD', 'COMPUTE_NODE', 'HW_CPU_X86_AVX512F',
+         'HW_CPU_X86_AVX2'}, str(path)) == {
+        'CUSTOM_GOLD', 'COMPUTE_NODE', 'HW_CPU_X86_SSE3',
+        'HW_CPU_X86_CLMUL', 'HW_CPU_X86_SSE41', 'HW_CPU_X86_AVX2',
+        'HW_CPU_X86_AVX512VNNI', 'HW_CPU_X86_SHA'}

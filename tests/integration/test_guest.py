@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a server is given: interfaces, passwords, files, a config drive."""
+
+import base64
+import contextlib
+import json
+
+from desk import Desk
+from desk import until
+from openstack import exceptions
+import pytest
+import websocket
+
+CHECK = '''
+perl -e '$_ = (split /:/, (grep /^root:/, `cat /etc/shadow`)[0])[1];
+         print crypt("%s", $_) eq $_ ? "same" : "other"'
+'''
+DRIVE = '/var/lib/cloud/seed/config_drive/openstack/latest'
+
+
+def nics(desk: Desk, server) -> dict[str, set[str]]:
+    """Return {name of a NIC: its addresses} of a server."""
+    shown = json.loads(desk.lan(
+        'ip', '-j', '-n', desk.host_of(server).server_prefix + server.id,
+        'addr').stdout)
+    return {link['ifname']: {a['local'] for a in link['addr_info']
+                             if a['scope'] == 'global'}
+            for link in shown if link['ifname'].startswith('eth')}
+
+
+def process(desk: Desk, server) -> int:
+    """Return the number of a server's first process."""
+    return desk.container(server)['State']['Pid']
+
+
+def attach(desk: Desk, server, address: str):
+    """Give a server one more interface; return its port's id."""
+    return desk.compute.create_server_interface(
+        server, net_id=desk.network_id,
+        fixed_ips=[{'ip_address': address}]).port_id
+
+
+def detach(desk: Desk, server, port: str) -> None:
+    """Take an interface away, and wait until it is."""
+    desk.compute.delete_server_interface(port, server=server)
+    until(lambda: port not in {
+        each.port_id for each in desk.compute.server_interfaces(server)},
+        30, 'the interface is gone')
+
+
+def reboot(desk: Desk, server) -> None:
+    desk.compute.reboot_server(server, 'HARD')
+    desk.wait(server, 'ACTIVE')
+    desk.answers(server)
+
+
+@pytest.mark.matrix('operation.attach-interface',
+                    'operation.detach-interface')
+def test_interfaces_come_and_go_while_a_server_runs(desk: Desk):
+    server = desk.boot('plugged', flavor='c1.small', ip='10.77.0.111')
+    pid = process(desk, server)
+    port = attach(desk, server, '10.77.0.112')
+    found = nics(desk, server)
+    assert set(found) == {'eth0', 'eth1'}
+    assert '10.77.0.112' in found['eth1']
+    desk.answers(server)
+    limits = desk.limits(server)
+    assert {key.partition('.')[2].partition('.')[0] for key in limits
+            if key.startswith('net.')} >= {port}
+    assert process(desk, server) == pid
+    reboot(desk, server)
+    assert nics(desk, server) == found
+    first, = (each.port_id for each in desk.compute.server_interfaces(server)
+              if each.port_id != port)
+    pid = process(desk, server)
+    detach(desk, server, first)
+    assert nics(desk, server) == {'eth1': found['eth1']}
+    assert not any(first in key for key in desk.limits(server))
+    desk.answers(server)
+    assert process(desk, server) == pid
+    reboot(desk, server)
+    assert list(nics(desk, server).values()) == [found['eth1']]
+
+
+@pytest.mark.matrix('operation.attach-interface')
+def test_a_stopped_server_gets_its_interface_when_it_starts(desk: Desk):
+    server = desk.boot('dark')
+    desk.compute.stop_server(server)
+    desk.wait(server, 'SHUTOFF')
+    attach(desk, server, '10.77.0.113')
+    assert not desk.pings('10.77.0.113')
+    desk.compute.start_server(server)
+    desk.wait(server, 'ACTIVE')
+    desk.answers(server)
+    assert '10.77.0.113' in nics(desk, server)['eth1']
+
+
+def test_an_interface_that_cannot_be_is_refused_and_nothing_left(desk: Desk):
+    server = desk.boot('picky')
+    before = nics(desk, server)
+    ports = {port.id for port in desk.api.network.ports()}
+    network = desk.api.network.create_network(
+        name='nowhere', provider_network_type='local')
+    try:
+        desk.api.network.create_subnet(
+            network_id=network.id, ip_version=4, cidr='10.78.0.0/24',
+            is_dhcp_enabled=False)
+        answer = desk.compute.post(f'/servers/{server.id}/os-interface', json={
+            'interfaceAttachment': {'net_id': network.id}})
+        assert not answer.ok
+        assert nics(desk, server) == before
+        assert {port.id for port in desk.api.network.ports()} == ports
+        desk.answers(server)
+    finally:
+        desk.api.network.delete_network(network)
+
+
+@pytest.mark.matrix('operation.set-admin-password')
+def test_the_password_of_a_running_server_is_set(desk: Desk):
+    server = desk.boot('secret', image='debian-12', flavor='c1.small')
+    desk.compute.change_server_password(server, 'new: Secret\'s 7')
+    until(lambda: desk.get(server).status == 'ACTIVE'
+          and desk.get(server).task_state is None, 30, 'it is set')
+    assert desk.inside(server, CHECK % 'new: Secret\'s 7'.replace(
+        "'", "'\\''")) == 'same'
+    assert desk.inside(server, CHECK % 'other') == 'other'
+
+
+def type_at(url: str, text: bytes, answer: bytes) -> bytes:
+    """Open a console as a browser does, type, and wait for an answer."""
+    with contextlib.closing(websocket.create_connection(
+            url, timeout=20, subprotocols=['binary'])) as viewer:
+        viewer.send_binary(text)
+        found = b''
+        while answer not in found:
+            data = viewer.recv()
+            assert data, found
+            found += data
+        return found
+
+
+@pytest.mark.matrix('console.serial.interactive')
+def test_the_terminal_of_a_server_is_at_its_console(desk: Desk):
+    server = desk.boot('talks')
+    desk.inside(server, 'sh </dev/console >/dev/console 2>&1 &')
+    url = desk.compute.create_console(server, 'serial')['url']
+    type_at(url, b'echo $((6*7)) on $(hostname)\r', b'42 on talks')
+    # As long as its token is good, and after a restart of the server.
+    reboot(desk, server)
+    desk.inside(server, 'sh </dev/console >/dev/console 2>&1 &')
+    type_at(url, b'echo $((7*7)) on $(hostname)\r', b'49 on talks')
+    assert '42 on talks' in desk.console(server)
+    desk.compute.stop_server(server)
+    desk.wait(server, 'SHUTOFF')
+    with pytest.raises(exceptions.ConflictException, match='is not ready'):
+        desk.compute.create_console(server, 'serial')
+
+
+@pytest.mark.matrix('guest.setup.configdrive')
+def test_a_config_drive_is_in_its_files(desk: Desk):
+    text = base64.b64encode(b'#!/bin/sh\necho hello\n').decode()
+    server = desk.boot('driven', config_drive=True, user_data=text,
+                       metadata={'role': 'web'}, key_name='operator')
+    found = json.loads(desk.inside(server, f'cat {DRIVE}/meta_data.json'))
+    assert found['uuid'] == server.id
+    assert found['name'] == 'driven'
+    assert found['meta'] == {'role': 'web'}
+    assert 'operator' in found['public_keys']
+    assert desk.inside(server, f'cat {DRIVE}/user_data') == (
+        '#!/bin/sh\necho hello\n')
+    net = json.loads(desk.inside(server, f'cat {DRIVE}/network_data.json'))
+    assert {each['ethernet_mac_address'] for each in net['links']} == {
+        desk.nic(server)[0]}
+    assert desk.addresses(server)[4] in {
+        each.get('ip_address') for each in net['networks']}
+    modes = desk.inside(server, 'stat -c %a:%u /var/lib '
+                                '/var/lib/cloud/seed/config_drive')
+    assert modes.split() == ['755:0', '700:0']
+
+
+def test_no_config_drive_where_none_is_asked_for(desk: Desk):
+    server = desk.boot('plain')
+    assert desk.inside(server, 'ls /var/lib/cloud 2>&1 || :').endswith(
+        'No such file or directory\n')
+
+
+@pytest.mark.matrix('guest.setup.inject.file')
+def test_injected_files_are_there(desk: Desk):
+    files = {'/etc/motd': 'welcome\n', 'etc/../srv/deep/here': 'kept\n'}
+    answer = desk.compute.post('/servers', microversion='2.56', json={
+        'server': {
+            'name': 'filled', 'networks': [{'uuid': desk.network_id}],
+            'imageRef': desk.api.image.find_image('tiny').id,
+            'flavorRef': desk.compute.find_flavor('c1.tiny').id,
+            'personality': [
+                {'path': path,
+                 'contents': base64.b64encode(text.encode()).decode()}
+                for path, text in files.items()]}})
+    assert answer.ok, answer.text
+    server = desk.wait(desk.compute.get_server(
+        answer.json()['server']['id']), 'ACTIVE')
+    assert desk.inside(server, 'cat /etc/motd /srv/deep/here') == (
+        'welcome\nkept\n')
+    assert desk.inside(server, 'stat -c %a:%u /etc /etc/motd '
+                               '/srv/deep').split() == [
+        '755:0', '644:0', '755:0']

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The driver's verbs for servers that go to another host, or come back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nova import context as nova_context
+from nova import exception as nova_exception
+from nova import objects
+from oslo_log import log
+
+from nova_vcloud.virt_docker import driver_base
+from nova_vcloud.virt_docker import moves
+from nova_vcloud.virt_docker import recovery
+from nova_vcloud.virt_docker import resize
+
+LOG = log.getLogger(__name__)
+
+
+class MoveVerbs(driver_base.Part):
+    """Cold migration, resize, and what is left of them."""
+
+    _moves: moves.Moves
+    _recovery: recovery.Recovery
+
+    def check_can_live_migrate_destination(
+            self, context: nova_context.RequestContext,
+            instance: objects.Instance, src_compute_info: Any,
+            dst_compute_info: Any, block_migration: Any = False,
+            disk_over_commit: bool = False) -> Any:
+        """Refuse: processes of a container cannot move.
+
+        :raises MigrationPreCheckError: always
+        """
+        reason = ('a server that is a container cannot move while it runs; '
+                  'migrate it without --live-migration, which stops it and '
+                  'keeps its data and addresses')
+        # Nova asks the next host, and tells the user that there is none.
+        LOG.info('Live migration refused: %s', reason, instance=instance)
+        raise nova_exception.MigrationPreCheckError(reason=reason)
+
+    def cleanup_live_migration_destination_check(
+            self, context: nova_context.RequestContext,
+            dest_check_data: Any) -> None:
+        """Nothing was prepared."""
+
+    def migrate_disk_and_power_off(
+            self, context: nova_context.RequestContext,
+            instance: objects.Instance, dest: str, flavor: objects.Flavor,
+            network_info: Any, block_device_info: Any = None,
+            timeout: int = 0, retry_interval: int = 0) -> str:
+        """Send a server to another host, or change it where it runs.
+
+        :returns: what the other host needs for :meth:`finish_migration`
+        :raises InstanceFaultRollback: with the reason; nothing was changed
+        """
+        with self._nova_errors(instance), resize.rolled_back():
+            resize.check_disk(instance.flavor, flavor)
+            move = resize.of(context, instance)
+            if move is None or not resize.stays(move):
+                return self._moves.send(context, instance, dest,
+                                        network_info, timeout)
+            self._containers.resize(instance, flavor, network_info)
+        return ''  # Nova passes it to finish_migration as disk_info
+
+    def finish_migration(
+            self, context: nova_context.RequestContext,
+            migration: objects.Migration, instance: objects.Instance,
+            disk_info: str, network_info: Any,
+            image_meta: objects.ImageMeta, resize_instance: bool,
+            allocations: Any, block_device_info: Any = None,
+            power_on: bool = True, share_info: Any = None) -> None:
+        """Make the server of what came, or read back one that stayed."""
+        with self._nova_errors(instance):
+            if resize.stays(migration):
+                self._containers.resize(instance, instance.flavor,
+                                        network_info)
+            else:
+                self._moves.receive(context, instance, disk_info,
+                                    network_info, image_meta, power_on)
+
+    def confirm_migration(self, context: nova_context.RequestContext,
+                          migration: objects.Migration,
+                          instance: objects.Instance,
+                          network_info: Any) -> None:
+        """Give up the way back; a server that stayed had none."""
+        if not resize.stays(migration):
+            with self._nova_errors(instance):
+                self._containers.drop_parked(instance.uuid)
+
+    def finish_revert_migration(
+            self, context: nova_context.RequestContext,
+            instance: objects.Instance, network_info: Any,
+            migration: objects.Migration, block_device_info: Any = None,
+            power_on: bool = True, share_info: Any = None) -> None:
+        """Have the server as it was, wherever its move got to."""
+        with self._nova_errors(instance):
+            if resize.stays(migration):
+                self._containers.resize(instance, instance.flavor,
+                                        network_info)
+            else:
+                self._containers.restore(instance, network_info, power_on)
+
+    def delete_instance_files(self, instance: objects.Instance) -> bool:
+        """Remove what a move that failed has left of a deleted server."""
+        self._containers.drop_parked(instance.uuid)
+        self._moves.forget(instance.uuid)
+        return True
+
+    def process_instances_at_startup(
+            self, context: nova_context.RequestContext,
+            instances: objects.InstanceList) -> objects.InstanceList:
+        """Bring to an end what was cut off with the last nova-compute."""
+        self._recovery.begin(context, instances)
+        return instances
