@@ -49,8 +49,8 @@ class Enforcer:
 
     Several backends may hold the same limit: an engine remembers for the
     next start what the kernel enforces now. Each is brought to it. Those that
-    have no limit in common are worked with at the same time: most of it is
-    waiting.
+    have no limit in common are written at the same time: most of it is
+    waiting for the engine.
 
     :param backends: in the order in which they are written
     """
@@ -96,8 +96,8 @@ class Enforcer:
 
     def observe(self, guest: Guest, desired: limits.Limits) -> Observed:
         """Return what each backend reads, of the limits in ``desired``."""
-        return [item for found in self._in_lanes(
-            lambda lane: _observe(lane, guest, desired)) for item in found]
+        return [item for lane in self._lanes
+                for item in _observe(lane, guest, desired)]
 
     def _in_lanes(self, work: Callable[[list[Backend]], T]) -> list[T]:
         """Do something in all lanes; raise when all have ended."""
