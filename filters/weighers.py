@@ -139,8 +139,10 @@ def _believed_from() -> float:
 
 
 def _step(share: float) -> int:
-    """Return which step a share is."""
-    return STEPS if share >= 1 else int(share * STEPS + 0.5)
+    """Return which step a share is; less than none is none."""
+    if share >= 1:
+        return STEPS
+    return int(share * STEPS + 0.5) if share > 0 else 0
 
 
 def fills_up(host: host_manager.HostState) -> bool:

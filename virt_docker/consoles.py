@@ -64,9 +64,14 @@ class Consoles:
         """
         with self._lock:
             found = self._consoles.get(uuid)
-            if found and found.container == container:
-                return self._address, found.port
-        self.close(uuid)  # of a container that is gone
+            if found and found.container != container:
+                self._end(self._consoles.pop(uuid))
+                found = None
+            if found is None:
+                found = self._consoles[uuid] = self._begin(container)
+            return self._address, found.port
+
+    def _begin(self, container: str) -> _Console:
         port = self._acquire(self._address)
         try:
             listener = socket.create_server(
@@ -75,20 +80,19 @@ class Consoles:
             self._release(self._address, port)
             raise
         console = _Console(container, listener, port)
-        with self._lock:
-            self._consoles[uuid] = console
         threading.Thread(target=self._listen, args=(console,), daemon=True,
                          name=f'console-{port}').start()
-        return self._address, port
+        return console
 
     def close(self, uuid: str) -> None:
         """Close a server's console and let its viewers go; none is fine."""
         with self._lock:
             console = self._consoles.pop(uuid, None)
-            viewers = list(console.viewers) if console else []
-        if console is None:
-            return
-        for each in (console.listener, *viewers):
+            if console:
+                self._end(console)
+
+    def _end(self, console: _Console) -> None:
+        for each in (console.listener, *console.viewers):
             _shut(each)
         console.listener.close()
         self._release(self._address, console.port)
