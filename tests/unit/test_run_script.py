@@ -65,7 +65,14 @@ def test_all_is_every_check_and_one_pytest_of_all_layers(tree):
         'tests/vm')
     for tool in TOOLS:
         assert tree.calls(tool), tool
+    assert any('supportmatrix.py --check' in call
+               for call in tree.calls('python'))
     assert 'FAILED' not in done.stdout
+
+
+def test_a_choice_of_tests_says_nothing_of_the_support_matrix(tree):
+    assert tree.run('all', '-k', 'some').returncode == 0
+    assert not any('supportmatrix' in call for call in tree.calls('python'))
 
 
 @pytest.mark.parametrize('tool', [
