@@ -36,8 +36,9 @@ Support matrix
 ==============
 
 The capabilities of Nova's support matrix. Ours are those that tests on the
-mini cloud have shown, named below; beside them is what Nova says of its
-libvirt driver with KVM (x86) and with LXC. A question mark is Nova's own.
+mini cloud or a real engine have shown, named below; beside them is what Nova
+says of its libvirt driver with KVM (x86) and with LXC. A question mark is
+Nova's own.
 
 '''
 
