@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a new server finds in its files: keys, injected files, config drive.
 
-The engine unpacks them with the guest's root as its own, before anything of
-the guest runs: no link in an image leads out of it.
+The engine unpacks them before anything of the guest runs.
 """
 
 from __future__ import annotations
