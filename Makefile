@@ -24,7 +24,7 @@ $(LAYERS):  ## One layer
 	tests/run $(@:test-%=%)
 
 tempest:  ## Run tempest's tests of compute and its scenarios that apply
-	devstack/minicloud up
+	devstack/minicloud up --with-cinder
 	devstack/minicloud tempest
 
 bench:  ## Measure; build/bench/*.json; fails when a goal is missed

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """How long a server that has written 200 MB is down while it moves.
 
-From one engine to another on this machine, over real ssh: stop, send, make,
-unpack, start. Beside it, in the same run, what can be done with the engine
-alone: commit, push to a registry that has the image already, pull, create,
-start.
+From one engine to another on this machine, over real ssh: send, stop, send
+what has changed since, make, unpack, start. Beside it, in the same run, what
+can be done with the engine alone: stop, commit, push to a registry that has
+the image already, pull, create, start. There the server is down for all of
+it.
 """
 
 from __future__ import annotations
@@ -113,18 +114,33 @@ class Bench:
                               f'count={MEGABYTES}; sync')
         return instance, ports
 
-    def ours(self) -> float:
-        """Return the seconds that a move takes."""
+    def ours(self) -> tuple[float, float]:
+        """Return the seconds that a move takes, and of them without server.
+        """
         instance, ports = self.server()
         there = self.hosts[1].ports()
+        # What was written within the last second is sent again.
+        time.sleep(2)
+        stopped = self._note_stop()
         start = time.perf_counter()
         papers = self.moves[0].send(None, instance, sshd.ADDRESS, ports, 0)
         self.moves[1].receive(None, instance, papers, there,
                               objects.ImageMeta(), power_on=True)
-        found = time.perf_counter() - start
+        end = time.perf_counter()
         for host in self.hosts:
             host.containers.destroy(instance.uuid)
-        return found
+        return end - start, end - stopped[-1]
+
+    def _note_stop(self) -> list[float]:
+        """Return a list to which the moment of the stop is added."""
+        servers, times = self.hosts[0].containers, []
+        real = type(servers).stop
+
+        def stop(uuid: str, timeout: int) -> None:
+            times.append(time.perf_counter())
+            real(servers, uuid, timeout)
+        servers.stop = stop
+        return times
 
     def engines(self) -> float:
         """Return the seconds that commit, push and pull take."""
@@ -156,11 +172,17 @@ def main() -> int:
         for _ in range(ROUNDS):
             ours.append(bench.ours())
             theirs.append(bench.engines())
-    mine, base = statistics.median(ours), statistics.median(theirs)
+    total, down = (statistics.median(each) for each in zip(*ours,
+                                                           strict=True))
+    base = statistics.median(theirs)
     rows = [
-        _report.Row(f'{MEGABYTES} MB moved, from stop to start', mine, 's'),
-        _report.Row('commit, push, pull, create, start', base, 's'),
-        _report.Row('ours / commit, push, pull', mine / base, 'ratio', GOAL)]
+        _report.Row(f'{MEGABYTES} MB moved, from stop to start', down, 's'),
+        _report.Row('all of the move', total, 's'),
+        _report.Row('stop, commit, push, pull, create, start', base, 's'),
+        _report.Row('down, ours / commit, push, pull', down / base, 'ratio',
+                    GOAL),
+        _report.Row('all, ours / commit, push, pull', total / base,
+                    'ratio')]
     return 0 if _report.publish('migration', rows) else 1
 
 

@@ -19,7 +19,10 @@ import tarfile
 from typing import Any
 import zlib
 
+from nova_vcloud import manifests
+from nova_vcloud.exception import ImageTooLarge
 from nova_vcloud.exception import InvalidImageArchive
+from nova_vcloud.unpacked import Scale
 
 MAX_BYTES = 1 << 40  # unpacked size of an archive when no limit is given
 MAX_MANIFEST = 4 << 20  # bytes; the one member that is held in memory
@@ -59,10 +62,14 @@ class Kind(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Archive:
-    """An archive on its way: read ``chunks`` to the end, once."""
+    """An archive on its way: read ``chunks`` to the end, once.
+
+    :ivar scale: knows at the end what the image takes unpacked
+    """
 
     kind: Kind
     chunks: Iterator[bytes]
+    scale: Scale
 
 
 def open_archive(source: Iterable[bytes], tag: str,
@@ -71,7 +78,7 @@ def open_archive(source: Iterable[bytes], tag: str,
 
     :param source: the archive, plain or compressed with gzip
     :param tag: ``repository:tag``, the only name the loaded image gets
-    :param limit: bytes to which the archive may unpack
+    :param limit: bytes to which the archive may unpack, and its layers
     :raises InvalidImageArchive: at once, or from ``chunks`` before its last
         one, so that the engine never sees a bad archive end well
     """
@@ -79,10 +86,44 @@ def open_archive(source: Iterable[bytes], tag: str,
     if reader.peek(len(_GZIP)) == _GZIP:
         reader = _Reader(_gunzip(reader.rest()))
     kind = classify(reader.peek(_HEAD))
-    chunks = (_rootfs(reader, limit) if kind is Kind.ROOTFS
-              else _ImageFilter(reader, tag, limit).chunks())
+    scale = Scale(limit)
+    chunks = (_rootfs(reader, scale) if kind is Kind.ROOTFS
+              else _ImageFilter(reader, tag, scale).chunks())
     # An empty chunk would end a chunked HTTP request early.
-    return Archive(kind, filter(None, chunks))
+    return Archive(kind, filter(None, chunks), scale)
+
+
+def docker_archive(config: bytes, layers: Iterable[
+        tuple[manifests.Blob, Iterable[bytes]]], tag: str, limit: int
+        ) -> Iterator[bytes]:
+    """Write what an engine loads of pieces that come from elsewhere.
+
+    :param layers: of the image, lowest first, each with its bytes; with none
+        where the engine has that layer
+    :raises InvalidImageArchive: before the last chunk, when a piece is not
+        what its digest says or all are too large
+    """
+    scale, names = Scale(limit), []
+    weights: dict[manifests.Blob, int] = {}
+    for blob, chunks in layers:
+        names.append(f'{blob.hexdigest}.tar')
+        if blob in weights:  # the engine unpacks it once more
+            scale.put(weights[blob])
+            continue
+        body, before = iter(chunks), scale.total
+        first = next(body, None)
+        if first is None:
+            continue
+        yield _header(names[-1], blob.size)
+        yield from scale.weighed(manifests.checked(
+            blob, itertools.chain([first], body)))
+        yield _padding(blob.size)
+        weights[blob] = scale.total - before
+    manifest = json.dumps([{'Config': 'config.json', 'Layers': names,
+                            'RepoTags': [tag]}]).encode()
+    for name, data in (('config.json', config), ('manifest.json', manifest)):
+        yield _header(name, len(data)) + data + _padding(len(data))
+    yield _END
 
 
 def classify(head: bytes) -> Kind:
@@ -184,13 +225,13 @@ def _gunzip(chunks: Iterable[bytes]) -> Iterator[bytes]:
         raise InvalidImageArchive(f'its gzip data is corrupt: {e}') from e
 
 
-def _rootfs(reader: _Reader, limit: int) -> Iterator[bytes]:
+def _rootfs(reader: _Reader, scale: Scale) -> Iterator[bytes]:
     """Pass a root filesystem on; the engine unpacks it as any layer."""
     total = 0
     tail = b''
-    for chunk in reader.rest():
+    for chunk in filter(None, scale.weighed(reader.rest())):
         total += len(chunk)
-        _check_total(total, limit)
+        _check_total(total, scale.limit)
         # The last block is held back until it is known to be the end mark.
         whole = tail + chunk if len(chunk) < _BLOCK else chunk
         if whole is chunk:
@@ -204,18 +245,19 @@ def _rootfs(reader: _Reader, limit: int) -> Iterator[bytes]:
 
 def _check_total(total: int, limit: int) -> None:
     if total > limit:
-        raise InvalidImageArchive(
-            f'it unpacks to more than {limit / (1 << 30):.1f} GiB')
+        raise ImageTooLarge(limit)
 
 
 class _ImageFilter:
     """Rewrites one docker archive; the manifest goes out last."""
 
-    def __init__(self, reader: _Reader, tag: str, limit: int) -> None:
+    def __init__(self, reader: _Reader, tag: str, scale: Scale) -> None:
         self._reader = reader
         self._tag = tag
-        self._limit = limit
+        self._limit = scale.limit
+        self._scale = scale
         self._total = 0
+        self._weights: dict[str, int] = {}  # of members, unpacked
         self._links: dict[str, str | None] = {}  # None: a file
         self._manifest: bytes | None = None
         self._oci = False
@@ -255,9 +297,11 @@ class _ImageFilter:
             for _ in body:
                 pass
         else:
+            scale = Scale(self._limit)
             yield _header(name, info.size)
-            yield from body
+            yield from scale.weighed(body)
             yield _padding(info.size)
+            self._weights[name] = scale.total
         self._reader.exactly(-info.size % _BLOCK)
 
     def _note(self, name: str, info: tarfile.TarInfo) -> None:
@@ -296,18 +340,29 @@ class _ImageFilter:
                 raise InvalidImageArchive(
                     f'its manifest.json names {name[:100]!r}, which is not '
                     'in it')
+        self._weigh(entry['Layers'])
         return json.dumps([{**entry, 'RepoTags': [self._tag]}]).encode()
+
+    def _weigh(self, layers: list[str]) -> None:
+        """Add up what the layers take; one may be there more than once."""
+        for name in layers:
+            self._scale.put(self._weights.get(self._file(name) or '', 0))
 
     def _is_file(self, name: str) -> bool:
         """Tell whether a name leads to a member that is a file."""
-        here: str | None = posixpath.normpath(name)
+        return self._file(name) is not None
+
+    def _file(self, name: str) -> str | None:
+        """Return the member that is the file a name leads to."""
+        here = posixpath.normpath(name)
         for _ in range(MAX_LINKS):
             if here not in self._links:
-                return False
-            here = self._links[here]
-            if here is None:
-                return True
-        return False
+                return None
+            target = self._links[here]
+            if target is None:
+                return here
+            here = target
+        return None
 
 
 def _members(reader: _Reader) -> Iterator[tarfile.TarInfo]:

@@ -18,6 +18,7 @@ import json
 import queue
 import socket
 import threading
+import time
 from typing import Any
 from typing import Concatenate
 from typing import ParamSpec
@@ -32,6 +33,8 @@ import requests
 from nova_vcloud import exception
 
 API_VERSION = '1.41'  # Docker 20.10, the oldest engine we are tested with
+END_SECONDS = 3.0  # that a program has after it has closed its output
+MAX_SAID = 1 << 20  # bytes of what a program in a container writes
 #: A sequence that nobody types: none at all cannot be asked for.
 NO_KEYS = ','.join(['ctrl-_', 'ctrl-^'] * 8)
 
@@ -198,16 +201,32 @@ class Engine:
 
         :param said: what it reads
         :returns: its exit code and what it wrote, both ways
+        :raises EngineError: it does not end in time, or writes too much; it
+            is a tenant's program
         """
         made = client.exec_create(name, words, stdin=True, user='0')
         stream = client.exec_start(made['Id'], socket=True)
         # It hands out a reader, which does not own the connection.
         with stream, stream._sock as raw:  # noqa: SLF001
-            raw.sendall(said)
-            raw.shutdown(socket.SHUT_WR)
-            out = b''.join(text for _number, text in
-                           frames_iter(stream, tty=False))
-        return client.exec_inspect(made['Id'])['ExitCode'], out
+            out = _talk(stream, raw, said, self._timeout)
+        # The engine learns of the end of a program a moment after its words.
+        until = time.monotonic() + END_SECONDS
+        while (found := client.exec_inspect(made['Id']))['Running']:
+            if time.monotonic() > until:
+                raise exception.EngineError(
+                    f'{words[0]} does not end, or writes without end')
+            time.sleep(0.05)
+        return found['ExitCode'], out
+
+    @_request
+    def begin(self, client: Client, name: str, words: list[str]) -> None:
+        """Start a program in a container, as its root, and leave it alone.
+
+        :raises EngineError: there is no such program
+        """
+        made = client.exec_create(name, words, stdout=False, stderr=False,
+                                  user='0')
+        client.exec_start(made['Id'], detach=True)
 
     @contextlib.contextmanager
     def attached(self, name: str) -> Iterator[socket.socket]:
@@ -279,8 +298,8 @@ class Engine:
         """Yield a container's root filesystem as a tar, links and all."""
         return self._stream(lambda client: client.export(name))
 
-    def _stream(self, ask: Callable[[Client], Iterable[bytes]]
-                ) -> Generator[bytes, None, None]:
+    def _stream(self, ask: Callable[[Client], Iterable[_R]]
+                ) -> Generator[_R, None, None]:
         self.count()
         with _mapped(), contextlib.closing(
                 self._new_client(self._load_timeout)) as client:
@@ -356,6 +375,19 @@ class Engine:
                 chunks, repository=tag, changes=list(changes))
         return _import_result(answer)
 
+    def image_build(self, folder: str, tag: str, **more: Any
+                    ) -> Generator[str, None, None]:
+        """Build a folder's Dockerfile, and yield what the engine says.
+
+        :param more: as for the library's ``build``
+        :raises EngineError: with what went wrong
+        """
+        for line in self._stream(lambda client: client.build(
+                folder, tag, rm=True, forcerm=True, decode=True, **more)):
+            if 'error' in line:
+                raise exception.EngineError(line['error'])
+            yield line.get('stream', '')
+
     @_request
     def image_tag(self, client: Client, image: str, repository: str,
                   tag: str) -> None:
@@ -367,6 +399,30 @@ class Engine:
         """Remove a name and, with its last one, the image; absent is fine."""
         with contextlib.suppress(errors.ImageNotFound):
             client.remove_image(name, noprune=False)
+
+
+def _talk(stream: Any, raw: socket.socket, said: bytes,
+          seconds: int) -> bytes:
+    """Write to a program and return what it writes, to an end of ours."""
+    # The library waits for the next words without a time-out.
+    end = threading.Timer(seconds, _shut, (raw,))
+    end.start()
+    out = b''
+    try:
+        raw.sendall(said)
+        raw.shutdown(socket.SHUT_WR)
+        for _number, text in frames_iter(stream, tty=False):
+            out += text
+            if len(out) > MAX_SAID:
+                break
+    finally:
+        end.cancel()
+    return out
+
+
+def _shut(raw: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        raw.shutdown(socket.SHUT_RDWR)
 
 
 def _import_result(answer: str) -> str:

@@ -14,6 +14,25 @@ class InvalidImageArchive(NovaVcloudException):
         self.reason = reason
 
 
+class ImageTooLarge(InvalidImageArchive):
+    """An image would take more room than it may.
+
+    :param limit: bytes
+    """
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f'it unpacks to more than {limit / (1 << 30):.1f} '
+                         'GiB')
+
+
+class RegistryError(NovaVcloudException):
+    """A registry does not give an image; says why, in a tenant's terms."""
+
+
+class UploadFailed(NovaVcloudException):
+    """The cloud did not take an image; the text is its own."""
+
+
 class EngineError(NovaVcloudException):
     """The engine refused a request; the text is the engine's own."""
 
@@ -72,3 +91,11 @@ class CalibrationFailed(NovaVcloudException):
 
 class MoveFailed(NovaVcloudException):
     """The data of a server did not get from one host to the other."""
+
+
+class VolumeError(NovaVcloudException):
+    """A volume that cannot be given to a server, or taken from it."""
+
+
+class VolumeBusy(VolumeError):
+    """A volume that cannot be taken away: it is in use."""

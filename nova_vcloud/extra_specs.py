@@ -8,6 +8,13 @@ import dataclasses
 NAMESPACE = 'vcloud'
 #: A number, or a share.
 _CAP = r'([1-9][0-9]{0,5}|([1-9][0-9]?|100)%)'
+# A part of a word of a shell, so that no quote is left open.
+_PART = r"""([^\s"'\\]|\\.|"([^"\\]|\\.)*"|'[^']*')"""
+_WORDS = rf'\s*{_PART}+(\s+{_PART}+)*\s*'
+_VARIABLE = rf'[A-Za-z_][A-Za-z0-9_]*={_PART}*'
+_SIGNAL = (r'(SIG(TERM|INT|QUIT|HUP|USR1|USR2|PWR|WINCH|KILL)'
+           r'|SIGRTMIN(\+[0-9]{1,2})?)')
+_DEVICE = r'/dev(/[A-Za-z0-9_:+@-][A-Za-z0-9_.:+@-]*)+'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +49,13 @@ KEYS = {
         'or give way when there is no other host: first that of the zone, '
         'then of the rack, then of the host (soft).',
         choices=('hard', 'soft')),
+    'vcloud:capabilities': Spec(
+        str, 'Linux capabilities on top of those that every server has, with '
+        'commas between. Of those in [docker] allowed_capabilities.',
+        pattern=r'[A-Z][A-Z_]*(,[A-Z][A-Z_]*)*'),
+    'vcloud:command': Spec(
+        str, 'Command of the server instead of that of its image, in words '
+        'as of a shell.', pattern=_WORDS),
     'vcloud:cpu_burst': Spec(
         int, 'Microseconds of unused CPU quota, of each vCPU, that may be '
         'saved up and spent above the quota; at most one quota.',
@@ -50,14 +64,38 @@ KEYS = {
         str, 'Whether the server runs on all CPUs that servers share '
         '(float), or on as many as it has vCPUs (bind).',
         choices=('float', 'bind')),
+    'vcloud:devices': Spec(
+        str, 'Devices of the host that the server may read and write, as '
+        'paths with commas between. Of those in [docker] allowed_devices.',
+        pattern=rf'{_DEVICE}(,{_DEVICE})*'),
+    'vcloud:entrypoint': Spec(
+        str, 'Entrypoint of the server instead of that of its image, in '
+        'words as of a shell; the command of the image goes with it.',
+        pattern=_WORDS),
+    'vcloud:environment': Spec(
+        str, "Environment of the first process on top of the image's: words "
+        'as of a shell, each NAME=value.',
+        pattern=rf'\s*{_VARIABLE}(\s+{_VARIABLE})*\s*'),
+    'vcloud:init': Spec(
+        str, 'Whether the first process is the one of the image (image), or '
+        "the engine's init, which starts that and collects orphans (tini).",
+        choices=('image', 'tini')),
     'vcloud:memory_soft_mb': Spec(
         int, 'MiB of memory above which it is reclaimed first.', 4),
     'vcloud:memory_swap_mb': Spec(
-        int, 'MiB of swap on top of the memory.', 0),
+        int, "MiB of swap on top of the memory; the flavor's swap where it "
+        'is not said.', 0),
+    'vcloud:no_new_privileges': Spec(
+        str, 'Whether set-user-ID programs such as sudo gain nothing; '
+        '[docker] no_new_privileges where it is not said.',
+        choices=('true', 'false')),
     'vcloud:numa_policy': Spec(
         str, 'Whether dedicated or bound CPUs come from one NUMA node if it '
         'fits (prefer), or else the host is refused (require).',
         choices=('prefer', 'require')),
     'vcloud:pids': Spec(
         int, 'Processes and threads the server may have.', 16, 4_194_304),
+    'vcloud:stop_signal': Spec(
+        str, 'Signal that asks the first process to end, such as '
+        'SIGRTMIN+3.', pattern=_SIGNAL),
 }

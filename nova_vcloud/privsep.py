@@ -33,8 +33,24 @@ disk = priv_context.PrivContext(
     ],
 )
 
+#: Volumes: loop devices, mounts, nodes in the /dev of a guest.
+volume = priv_context.PrivContext(
+    'nova_vcloud',
+    cfg_section='nova_vcloud_volume_privileged',
+    pypath=__name__ + '.volume',
+    capabilities=[
+        capabilities.CAP_DAC_OVERRIDE,
+        capabilities.CAP_DAC_READ_SEARCH,
+        capabilities.CAP_FOWNER,
+        capabilities.CAP_MKNOD,
+        capabilities.CAP_SYS_ADMIN,   # mount, loop devices, cgroups
+        capabilities.CAP_SYS_PTRACE,  # /proc/PID/root, /proc/PID/fd
+        capabilities.CAP_SYS_RESOURCE,  # an ext4 that grows
+    ],
+)
+
 
 def in_process() -> None:
     """Do privileged work in this process: it is root, so needs no daemon."""
-    for context in (net, disk):
+    for context in (net, disk, volume):
         context.set_client_mode(False)

@@ -29,6 +29,7 @@ _MAXIMUM = 2**53
 class Request:
     """A flavor's wishes. None is: it does not say.
 
+    :ivar root_gb: GiB of root disk; 0 is unlimited
     :ivar ecu: compute units, of the whole server
     :ivar cpu_quota: µs in a period, **of each vCPU**; 0 is unlimited
     :ivar cpu_period: µs
@@ -41,6 +42,7 @@ class Request:
 
     vcpus: int
     memory_mb: int
+    root_gb: int = 0
     ecu: int | None = None
     cpu_shares: int | None = None
     cpu_period: int | None = None
@@ -57,17 +59,21 @@ class Request:
 
 
 def parse(vcpus: int, memory_mb: int, specs: Mapping[str, str],
-          image_cpu_policy: str | None = None) -> Request:
+          image_cpu_policy: str | None = None,
+          root_gb: int = 0, swap_mb: int = 0) -> Request:
     """Return what a flavor asks for.
 
     :param specs: the flavor's extra specs
     :param image_cpu_policy: image property ``hw_cpu_policy``
+    :param root_gb: GiB of root disk; 0 is unlimited
+    :param swap_mb: MiB that the flavor itself says, as of a virtual machine
     :raises InvalidRequest: a value that cannot be, or two at odds; the text
         names the keys
     """
     reader = _Reader(specs)
+    swap = reader.own('memory_swap_mb')
     request = Request(
-        vcpus=vcpus, memory_mb=memory_mb,
+        vcpus=vcpus, memory_mb=memory_mb, root_gb=root_gb,
         ecu=reader.ecu(),
         cpu_shares=reader.number('quota:cpu_shares', 2, 262144),
         cpu_period=reader.number('quota:cpu_period', *_PERIOD),
@@ -78,7 +84,7 @@ def parse(vcpus: int, memory_mb: int, specs: Mapping[str, str],
         numa_policy=reader.word('numa_policy'),
         pids=reader.own('pids'),
         memory_soft_mb=reader.own('memory_soft_mb'),
-        memory_swap_mb=reader.own('memory_swap_mb') or 0,
+        memory_swap_mb=swap_mb if swap is None else swap,
         disk=reader.limits(f'quota:disk_{name}_sec' for name in DISK),
         vif=reader.limits(f'quota:vif_{name}' for name in VIF))
     _check(request)

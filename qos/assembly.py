@@ -8,10 +8,12 @@ import pathlib
 
 from nova_vcloud import state
 from nova_vcloud.engine import Engine
+from nova_vcloud.qos import quota_file
 from nova_vcloud.qos import records
 from nova_vcloud.qos.backends import cgroup
 from nova_vcloud.qos.backends import cgroup1
 from nova_vcloud.qos.backends import cgroup2
+from nova_vcloud.qos.backends import disk
 from nova_vcloud.qos.backends import docker
 from nova_vcloud.qos.backends import runtime
 from nova_vcloud.qos.backends import tc
@@ -27,6 +29,7 @@ class Assembly:
     cgroup: cgroup.CgroupBackend
     runtime: runtime.RuntimeBackend
     tc: tc.TcBackend
+    disk: disk.DiskBackend
 
 
 def cgroup_here(root: str = '/sys/fs/cgroup') -> cgroup.CgroupBackend:
@@ -40,12 +43,13 @@ def cgroup_here(root: str = '/sys/fs/cgroup') -> cgroup.CgroupBackend:
         root, pathlib.Path('/proc/self/mountinfo').read_text())
 
 
-def docker_host(engine: Engine, links_path: str,
-                state_path: str) -> Assembly:
+def docker_host(engine: Engine, links_path: str, state_path: str,
+                disk_files: quota_file.Files | None = None) -> Assembly:
     """Return what keeps limits of containers on this host.
 
     :param links_path: directory that ``nova-vcloud-runtime`` reads
     :param state_path: directory of the records
+    :param disk_files: makes root disks that are files; None for no such
     """
     kernel = cgroup_here()
     persistent = docker.DockerBackend(engine)
@@ -53,8 +57,10 @@ def docker_host(engine: Engine, links_path: str,
                  - persistent.support().enforced)
     first = runtime.RuntimeBackend(links_path, forgotten, kernel.start_lines)
     net = tc.TcBackend()
+    root = disk.DiskBackend(engine, disk_files)
     # What remembers comes before what enforces: of two that hold the same
     # limit the last is believed.
-    enforcer = Enforcer([persistent, first, kernel, net])
+    enforcer = Enforcer([persistent, first, kernel, net, root])
     kept = records.Records(state.Documents(state_path))
-    return Assembly(Keeper(enforcer, kept, kernel.events), kernel, first, net)
+    return Assembly(Keeper(enforcer, kept, kernel.events), kernel, first, net,
+                    root)

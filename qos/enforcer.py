@@ -57,7 +57,6 @@ class Enforcer:
 
     def __init__(self, backends: Sequence[Backend]) -> None:
         self._backends = list(backends)
-        self._lanes = _lanes(self._backends)
         self._pool = futures.ThreadPoolExecutor(
             thread_name_prefix='vcloud-limits')
 
@@ -96,17 +95,7 @@ class Enforcer:
 
     def observe(self, guest: Guest, desired: limits.Limits) -> Observed:
         """Return what each backend reads, of the limits in ``desired``."""
-        return [item for lane in self._lanes
-                for item in _observe(lane, guest, desired)]
-
-    def _in_lanes(self, work: Callable[[list[Backend]], T]) -> list[T]:
-        """Do something in all lanes; raise when all have ended."""
-        others = [self._pool.submit(work, lane) for lane in self._lanes[1:]]
-        try:
-            found = [work(lane) for lane in self._lanes[:1]]
-        finally:
-            futures.wait(others)
-        return found + [each.result() for each in others]
+        return _observe(self._backends, guest, desired)
 
     def effective(self, guest: Guest,
                   desired: limits.Limits) -> limits.Limits:
@@ -133,9 +122,34 @@ class Enforcer:
         """
         self.check(desired)
         before = self.observe(guest, desired)
-        was = _drift(desired, before)
-        if not was:
-            return []
+        self._bring(guest, desired, before)
+        return _drift(desired, before)
+
+    def enforce_now(self, guest: Guest, desired: limits.Limits) -> bool:
+        """Do the same but for who only remembers what others enforce.
+
+        :returns: whether somebody was left out, for :meth:`enforce` to tell
+        :raises InvalidLimit: limits at odds with one another
+        :raises LimitNotEnforced: with the reason; the limits are those of
+            before
+        """
+        self.check(desired)
+        found = _observe([b for b in self._backends if not b.remembers],
+                         guest, desired)
+        known = {key for _backend, own in found for key in own}
+        remember = [b for b in self._backends if b.remembers]
+        # Of a guest that is stopped nobody else can be told.
+        alone = [b for b in remember if not known.issuperset(
+            desired.only(b.support().enforced))]
+        # They come first, see assembly.py.
+        self._bring(guest, desired, _observe(alone, guest, desired) + found)
+        return alone != remember
+
+    def _bring(self, guest: Guest, desired: limits.Limits,
+               before: Observed) -> None:
+        """Bring those who were observed to the limits, or back."""
+        if not _drift(desired, before):
+            return
 
         def bring(lane: list[Backend]) -> list[Drift]:
             own = [each for each in before if each[0] in lane]
@@ -144,8 +158,9 @@ class Enforcer:
             return _drift(desired, _observe(lane, guest, desired))
 
         try:
-            rest = [drift for found in self._in_lanes(bring)
-                    for drift in found]
+            rest = [drift for found in _in_lanes(
+                        self._pool, [backend for backend, _found in before],
+                        bring) for drift in found]
         except BaseException:
             self._restore(guest, before)
             raise
@@ -154,7 +169,6 @@ class Enforcer:
             raise exception.LimitNotEnforced(
                 'not in force after it was set: '
                 + '; '.join(map(str, rest)))
-        return was
 
     def _restore(self, guest: Guest, before: Observed) -> None:
         """Bring every backend back; what fails is logged, no more."""
@@ -179,6 +193,18 @@ def _lanes(backends: Sequence[Backend]) -> list[list[Backend]]:
         found = [lane for lane in found if lane not in same]
         found.append([*itertools.chain.from_iterable(same), backend])
     return found
+
+
+def _in_lanes(pool: futures.Executor, backends: Sequence[Backend],
+              work: Callable[[list[Backend]], T]) -> list[T]:
+    """Do something in all lanes; raise when all have ended."""
+    lanes = _lanes(backends)
+    others = [pool.submit(work, lane) for lane in lanes[1:]]
+    try:
+        found = [work(lane) for lane in lanes[:1]]
+    finally:
+        futures.wait(others)
+    return found + [each.result() for each in others]
 
 
 def _observe(backends: Sequence[Backend], guest: Guest,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Mapping
+from concurrent import futures
 import dataclasses
 import time
 
@@ -59,6 +60,9 @@ class Keeper:
         self._events = events
         self._clock = clock
         self._seen: dict[tuple[str, str], int] = {}
+        self._later = futures.ThreadPoolExecutor(
+            max_workers=1, thread_name_prefix='vcloud-remember')
+        self._told: dict[str, futures.Future[None]] = {}
 
     @property
     def enforcer(self) -> Enforcer:
@@ -84,15 +88,38 @@ class Keeper:
     def keep(self, record: Record) -> None:
         """Enforce a new record and store it; on failure all is as before.
 
-        An override that still holds goes on.
+        An override that still holds goes on. The engine, which only has to
+        remember the limits of a running server for its next start, is told
+        afterwards: it takes longer than all others together.
 
         :raises InvalidLimit: limits at odds with one another
         :raises LimitNotEnforced: with the reason
         """
         uuid = record.guest.uuid
         with self._records.locked(uuid):
-            self._enforce(record)
+            behind = self._enforcer.enforce_now(
+                record.guest, record.desired(self._clock()))
             self._records.save(record)
+            if behind:
+                self._told[uuid] = self._later.submit(self._tell, uuid)
+
+    def _tell(self, uuid: str) -> None:
+        """Bring all who remember a server's limits to them."""
+        try:
+            with self._records.locked(uuid):
+                self._enforce(self.record(uuid))
+        except exception.NoSuchRecord:
+            pass  # deleted meanwhile
+        except exception.NovaVcloudException as e:
+            # The look at all servers tries again.
+            LOG.error('The engine does not know the limits of server %s '
+                      'yet: %s', uuid, e)
+
+    def settle(self, uuid: str) -> None:
+        """Wait until all who remember a server's limits were told."""
+        told = self._told.pop(uuid, None)
+        if told:
+            told.result()
 
     def repair(self, uuid: str) -> list[Drift]:
         """Bring a server back to its limits.
@@ -101,6 +128,7 @@ class Keeper:
         :raises NoSuchRecord: it has no record here
         :raises LimitNotEnforced: with the reason
         """
+        self.settle(uuid)
         with self._records.locked(uuid):
             record = self._current(uuid)
             found = self._enforce(record)
@@ -164,6 +192,7 @@ class Keeper:
 
         :raises NoSuchRecord: it has no record here
         """
+        self.settle(uuid)
         record = self.record(uuid)
         desired = record.desired(self._clock())
         return Status(record, desired,
@@ -196,6 +225,7 @@ class Keeper:
     def forget(self, uuid: str) -> None:
         """Forget a server; an unknown one is fine."""
         self._records.delete(uuid)
+        self._told.pop(uuid, None)
         for event in EVENTS:
             self._seen.pop((uuid, event), None)
 

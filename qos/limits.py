@@ -76,6 +76,8 @@ FIELDS: dict[str, Field] = {
     'memory.soft': Field(
         'bytes', _PAGE, _MEMORY, 'above it memory is reclaimed first'),
     'pids.max': Field('', 16, 4194304, 'processes and threads'),
+    'disk.max': Field(
+        'bytes', 2**20, 2**62, 'size of the root filesystem'),
     **{f'io.{direction}_{unit}': Field(
         name, *ends, f'{direction} of one block device')
        for direction in ('read', 'write', 'total')

@@ -14,6 +14,7 @@ from nova_vcloud.qos.limits import Key
 from nova_vcloud.specs import Request
 
 MIB = 2**20
+GIB = 2**30
 DEFAULT_PERIOD = 100_000  # µs, the kernel's and libvirt's
 KILO, KIBI = 1000, 1024
 _WAYS = {'in': 'inbound', 'out': 'outbound'}
@@ -30,6 +31,7 @@ class Host:
     :ivar device: 'major:minor' of the disk that root filesystems are on
     :ivar split_totals: whether a limit on reads and writes together is held
         by giving each half of it
+    :ivar disk: whether the size of a root filesystem is limited here
     """
 
     cpus: int
@@ -37,6 +39,7 @@ class Host:
     pids: int
     device: str
     split_totals: bool = False
+    disk: bool = False
 
 
 def desired(request: Request, host: Host, placement: Placement,
@@ -51,7 +54,7 @@ def desired(request: Request, host: Host, placement: Placement,
                   Key('cpu', 'cpus'): placement.cpus,
                   Key('cpu', 'mems'): placement.mems,
                   Key('pids', 'max'): request.pids or host.pids,
-                  **_io(request, host)}
+                  **_io(request, host), **_disk(request, host)}
         for port in ports:
             values.update(_net(request, port))
         found = limits.Limits(values)
@@ -124,6 +127,13 @@ def _io(request: Request, host: Host) -> dict[Key, limits.Value]:
             found[Key('io', f'{way}_{unit}', host.device)] = \
                 wanted or limits.UNLIMITED
     return found
+
+
+def _disk(request: Request, host: Host) -> dict[Key, limits.Value]:
+    """Return the size of the root filesystem; Nova's 0 is no limit."""
+    if not host.disk:
+        return {}
+    return {Key('disk', 'max'): request.root_gb * GIB or limits.UNLIMITED}
 
 
 def _net(request: Request, port: str) -> dict[Key, limits.Value]:

@@ -8,6 +8,7 @@ import sys
 import tomllib
 from typing import Any
 
+import hypothesis
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -33,6 +34,10 @@ os.environ['PYTHONSAFEPATH'] = '1'
 # Tests shared by modules; pytest says what an assert of theirs compared.
 sys.path.append(str(ROOT / 'tests/fixtures'))
 pytest.register_assert_rewrite('backend_contract')
+
+# How long an example takes is the machine's doing.
+hypothesis.settings.register_profile('nova-vcloud', deadline=None)
+hypothesis.settings.load_profile('nova-vcloud')
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

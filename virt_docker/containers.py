@@ -19,6 +19,7 @@ from nova_vcloud import exception
 from nova_vcloud.engine import Engine
 from nova_vcloud.virt_docker import addresses
 from nova_vcloud.virt_docker import spec
+from nova_vcloud.virt_docker import startup
 from nova_vcloud.virt_docker import steps
 from nova_vcloud.virt_docker.images import ImageStore
 from nova_vcloud.virt_docker.resources import Allotment
@@ -40,17 +41,21 @@ class Containers:
 
     :param host: nova-compute's host name; only containers labelled with it
         are ever listed or touched
+    :param binds: says what of the host every container of a server sees, as
+        the engine's Binds
     """
 
     def __init__(self, engine: Engine, network: Network, images: ImageStore,
                  resources: Resources, defaults: spec.Defaults,
-                 host: str) -> None:
+                 host: str, binds: Callable[[str], Iterable[str]] | None = None
+                 ) -> None:
         self._engine = engine
         self._network = network
         self._images = images
         self._resources = resources
         self._defaults = defaults
         self._host = host
+        self._binds = binds or (lambda _uuid: ())
         self._own_starts: set[str] = set()
 
     # What is there
@@ -88,6 +93,11 @@ class Containers:
                 f'Container {container["Name"]} is not of host {self._host}')
         return container
 
+    def whole(self, container: dict[str, Any]) -> dict[str, Any]:
+        """Return a container whose root disk is mounted, if it is a file."""
+        self._resources.mount_disk(container['Id'])
+        return container
+
     def running(self, uuid: str) -> bool:
         """Tell whether the server's first process lives, frozen or not."""
         try:
@@ -113,7 +123,7 @@ class Containers:
         steps.reached('image')
         self._build(instance, tag, image_id, network_info,
                     power_on, application,
-                    lambda name: self._inject(name, seed))
+                    lambda name: startup.fill(self._engine, name, seed))
         steps.reached('end')
 
     def adopt(self, instance: objects.Instance, tag: str, image_id: str,
@@ -121,14 +131,13 @@ class Containers:
               fill: Callable[[str], None]) -> None:
         """Make a server that comes from elsewhere, and start it.
 
-        What an earlier attempt left is replaced; on failure nothing is left.
+        On failure nothing is left.
 
         :param tag: image on the engine
         :param image_id: what Glance knows it by, or what it was made of
         :param fill: puts the server's files into a container of that name,
             which has not run yet
         """
-        self.destroy(instance.uuid)
         self._build(instance, tag, image_id, network_info, power_on,
                     application, fill)
 
@@ -147,10 +156,6 @@ class Containers:
                 self._begin(instance.uuid)
             steps.reached('start')
             undo.pop_all()
-
-    def _inject(self, name: str, seed: bytes) -> None:
-        if seed:
-            self._engine.put_archive(name, '/', seed)
 
     def _image(self, context: Any, instance: objects.Instance,
                image_id: str, image_meta: objects.ImageMeta) -> str:
@@ -172,16 +177,21 @@ class Containers:
     def _make(self, undo: contextlib.ExitStack, instance: objects.Instance,
               tag: str, image_id: str, nics: tuple[addresses.Nic, ...],
               application: str,
-              binds: Iterable[str] = ()) -> None:
+              binds: Iterable[str] = (), own: bool = True) -> None:
         """Make the container in its namespace, with its limits.
 
         :param undo: is given the way back
+        :param own: whether the image is the server's
         """
         with self._resources.allotted(instance, instance.flavor,
                                       nics) as wanted:
             body = spec.build(
                 instance, tag, nics, wanted.limits, self._defaults,
-                self._host, application, binds, image_id)
+                self._host, application,
+                [*binds, *self._binds(instance.uuid)], image_id,
+                startup.properties(instance, own))
+            body['HostConfig'] |= self._resources.at_creation(wanted)
+            startup.check_devices(body)
             container_id = self._engine.create(
                 spec.container_name(instance.uuid), body)
             undo.callback(self._undo, self._remove, instance.uuid)
@@ -216,6 +226,7 @@ class Containers:
 
     def _remove(self, uuid: str) -> None:
         self._own_starts.discard(uuid)
+        self._resources.settle(uuid)
         self._drop(uuid, spec.container_name(uuid))
         # Not before: its CPUs are in use as long as it is there.
         self._resources.forget(uuid)
@@ -253,6 +264,7 @@ class Containers:
         except exception.ContainerNotFound:
             return
         self._own_starts.discard(uuid)
+        self._resources.settle(uuid)
         self._drop(uuid, spec.container_name(uuid))
         self._engine.rename(parked['Id'], spec.container_name(uuid))
 
@@ -292,28 +304,34 @@ class Containers:
 
     def rebuild(self, context: Any, instance: objects.Instance,
                 image_meta: objects.ImageMeta, network_info: Any,
-                seed: bytes, timeout: int) -> None:
+                seed: bytes, timeout: int,
+                renew: Callable[[contextlib.ExitStack], None] | None = None
+                ) -> None:
         """Make the server anew from another image, where and as it is.
 
         On failure the old one goes on.
 
         :param timeout: seconds between the stop signal and SIGKILL
+        :param renew: of :meth:`replace`
         """
         self.replace(context, instance, instance.image_ref, image_meta,
-                     network_info, seed, timeout)
+                     network_info, seed, timeout, renew=renew)
         steps.reached('replaced')
         self.drop_parked(instance.uuid)
 
     def replace(self, context: Any, instance: objects.Instance,
                 image_id: str, image_meta: objects.ImageMeta,
                 network_info: Any, seed: bytes, timeout: int,
-                binds: Callable[[dict[str, Any]], Iterable[str]] | None = None
+                binds: Callable[[dict[str, Any]], Iterable[str]] | None = None,
+                renew: Callable[[contextlib.ExitStack], None] | None = None
                 ) -> None:
         """Start another container in a server's place, and park the old one.
 
         :param timeout: seconds between the stop signal and SIGKILL
         :param binds: says what the new one sees of the old, as the engine's
             Binds
+        :param renew: makes what else is new while none runs; is given where
+            to leave the way back
         """
         tag = self._image(context, instance, image_id, image_meta)
         nics, uuid = addresses.plan(network_info), instance.uuid
@@ -326,10 +344,13 @@ class Containers:
             self.park(uuid)
             undo.callback(self._undo, self.unpark, uuid)
             steps.reached('parked')
+            if renew:
+                renew(undo)
             self._network.plug(uuid, nics, up=True)
             self._make(undo, instance, tag, image_id, nics, label,
-                       binds(old) if binds else ())
-            self._inject(spec.container_name(uuid), seed)
+                       binds(old) if binds else (),
+                       own=image_id == instance.image_ref)
+            startup.fill(self._engine, spec.container_name(uuid), seed)
             self._begin(uuid)
             undo.pop_all()
 
@@ -566,5 +587,5 @@ def nova_errors(instance: objects.Instance, host: str) -> Iterator[None]:
             reason=str(e)) from e
     except (exception.EngineError, exception.LimitNotEnforced,
             exception.NoCpusLeft, exception.StateError,
-            exception.MoveFailed) as e:
+            exception.MoveFailed, exception.VolumeError) as e:
         raise nova_exception.InternalError(err=str(e)) from e

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any
 
 from nova import objects
@@ -49,8 +50,12 @@ def uptime(container: dict[str, Any]) -> int:
 
 
 def flat(container: dict[str, Any], stats: dict[str, Any],
-         nics: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Return the dictionary of API microversions before 2.48."""
+         nics: Iterable[dict[str, Any]],
+         disks: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
+    """Return the dictionary of API microversions before 2.48.
+
+    :param disks: figures of volumes and ephemeral disks, by name
+    """
     cpu = (stats.get('cpu_stats') or {}).get('cpu_usage') or {}
     found = {
         'cpu0_time': cpu.get('total_usage', 0),
@@ -60,6 +65,11 @@ def flat(container: dict[str, Any], stats: dict[str, Any],
         'uptime': uptime(container),
         **{f'disk_{k}': v for k, v in block_io(stats).items()},
     }
+    for name, disk in disks.items():
+        for way in ('read', 'write'):
+            # As libvirt's driver calls them.
+            found[f'{name}_{way}'] = disk[f'{way}_bytes']
+            found[f'{name}_{way}_req'] = disk[f'{way}_requests']
     for nic in nics:
         for key in ('rx', 'tx'):
             for unit, name in (('bytes', ''), ('packets', '_packets'),
@@ -70,6 +80,7 @@ def flat(container: dict[str, Any], stats: dict[str, Any],
 
 def full(container: dict[str, Any], stats: dict[str, Any],
          nics: Iterable[dict[str, Any]],
+         disks: Mapping[str, Mapping[str, int]],
          config_drive: bool) -> objects.diagnostics.Diagnostics:
     """Return the object of API microversion 2.48 and later.
 
@@ -90,6 +101,8 @@ def full(container: dict[str, Any], stats: dict[str, Any],
                     read_requests=io['read_requests'],
                     write_bytes=io['write_bytes'],
                     write_requests=io['write_requests'], errors_count=0)
+    for disk in disks.values():
+        result.add_disk(**disk, errors_count=0)
     for nic in nics:
         result.add_nic(
             mac_address=nic['mac'],

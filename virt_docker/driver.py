@@ -20,6 +20,7 @@ from nova.virt import event as virtevent
 from nova.virt import hardware
 from oslo_concurrency import processutils
 from oslo_log import log
+from oslo_utils import fileutils
 
 from nova_vcloud import ecu
 from nova_vcloud import exception
@@ -29,10 +30,13 @@ from nova_vcloud.conf import ecu as ecu_conf
 from nova_vcloud.conf import migration as migration_conf
 from nova_vcloud.conf import net as net_conf
 from nova_vcloud.conf import qos as qos_conf
+from nova_vcloud.conf import registry as registry_conf
 from nova_vcloud.conf import scheduler as scheduler_conf
+from nova_vcloud.conf import volumes as volumes_conf
 from nova_vcloud.engine import Engine
 from nova_vcloud.qos import assembly
 from nova_vcloud.qos import policy
+from nova_vcloud.qos import quota_file
 from nova_vcloud.qos import watch
 from nova_vcloud.virt_docker import admission
 from nova_vcloud.virt_docker import claims
@@ -40,28 +44,33 @@ from nova_vcloud.virt_docker import consoles
 from nova_vcloud.virt_docker import containers
 from nova_vcloud.virt_docker import diagnostics
 from nova_vcloud.virt_docker import driver_devices
+from nova_vcloud.virt_docker import driver_images
 from nova_vcloud.virt_docker import driver_moves
+from nova_vcloud.virt_docker import driver_volumes
 from nova_vcloud.virt_docker import evacuation
 from nova_vcloud.virt_docker import events
+from nova_vcloud.virt_docker import firstboot
 from nova_vcloud.virt_docker import host as docker_host
+from nova_vcloud.virt_docker import imagecache
 from nova_vcloud.virt_docker import images
 from nova_vcloud.virt_docker import load
 from nova_vcloud.virt_docker import moves
 from nova_vcloud.virt_docker import rebuilds
 from nova_vcloud.virt_docker import recovery
+from nova_vcloud.virt_docker import references
 from nova_vcloud.virt_docker import rescue
 from nova_vcloud.virt_docker import resize
 from nova_vcloud.virt_docker import resources
 from nova_vcloud.virt_docker import seed
 from nova_vcloud.virt_docker import snapshots
 from nova_vcloud.virt_docker import spec
+from nova_vcloud.virt_docker import startup
 from nova_vcloud.virt_docker import transport
 from nova_vcloud.virt_docker.vif import network
+from nova_vcloud.virt_docker.volumes import connections
 
 CONF = nova.conf.CONF
 LOG = log.getLogger(__name__)
-
-SOFT_REBOOT_TIMEOUT = 60  # seconds; Nova's default for a clean shutdown
 
 _STATES = {
     'created': power_state.SHUTDOWN,
@@ -88,7 +97,32 @@ def guest_state(status: str, instance: objects.Instance) -> int:
     return state
 
 
-class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs):
+def _register_opts() -> None:
+    for group in (docker_conf, net_conf, qos_conf, ecu_conf, scheduler_conf,
+                  migration_conf, registry_conf, volumes_conf):
+        group.register_opts(CONF)
+
+
+def _defaults() -> spec.Defaults:
+    conf = CONF.docker
+    return spec.Defaults(
+        conf.runtime, conf.cgroup_parent, conf.log_max_size_kib,
+        conf.log_max_files, conf.no_new_privileges,
+        tuple(conf.capabilities), tuple(conf.allowed_capabilities),
+        tuple(conf.allowed_devices))
+
+
+def _needed() -> dict[str, str]:
+    """Return {kind of limit: option by which it is needed}."""
+    if CONF.docker.root_disks == 'file':
+        return {'disk.max': '[docker] root_disks = file'}
+    if CONF.docker.require_disk_limit:
+        return {'disk.max': '[docker] require_disk_limit'}
+    return {}
+
+
+class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs,
+                   driver_images.ImageVerbs):
     """Servers that are Docker containers.
 
     Loaded by stock nova-compute with
@@ -101,16 +135,17 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs):
         'supports_image_type_raw': True,
         'supports_evacuate': True,
         'supports_attach_interface': True,
+        'has_imagecache': True,
+        'supports_extend_volume': True,
     }
 
     def __init__(self, virtapi: Any) -> None:
         super().__init__(virtapi)
-        for group in (docker_conf, net_conf, qos_conf, ecu_conf,
-                      scheduler_conf, migration_conf):
-            group.register_opts(CONF)
+        _register_opts()
         conf = CONF.docker
         if os.geteuid() == 0:
             privsep.in_process()
+            connections.in_process()
         self._engine = Engine(conf.url, conf.timeout, conf.load_timeout)
         self._network = network.Network(
             conf.runtime_links_path, CONF.vcloud_net.fabric_namespace,
@@ -118,23 +153,24 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs):
         self._image_api = image_api = glance.API()
         store = images.ImageStore(
             self._engine, image_api.download,
-            os.path.join(CONF.state_path, 'vcloud-locks'))
-        defaults = spec.Defaults(
-            conf.runtime, conf.cgroup_parent, conf.log_max_size_kib,
-            conf.log_max_files, conf.no_new_privileges,
-            tuple(conf.capabilities))
+            os.path.join(CONF.state_path, 'vcloud-locks'),
+            references.References(
+                image_api, registry_conf.settings(CONF)))
+        self._image_cache = self._make_image_cache(store)
+        self._defaults = _defaults()
         self._host = docker_host.Host(
             self._engine, CONF.host, conf.runtime, conf.runtime_links_path,
             conf.cgroup_parent)
-        self._limits = assembly.docker_host(
-            self._engine, conf.runtime_links_path, CONF.qos.state_path)
+        self._limits = self._make_limits()
         self._cpus = docker_host.cpus(
             CONF.compute.cpu_shared_set, CONF.compute.cpu_dedicated_set,
             CONF.qos.numa_policy)
         self._resources = self._make_resources()
         self._containers = containers.Containers(
-            self._engine, self._network, store, self._resources, defaults,
-            CONF.host)
+            self._engine, self._network, store, self._resources,
+            self._defaults, CONF.host, self._shared_folders)
+        self._volumes = self._make_volumes(CONF, self._network.namespace)
+        self._ephemerals = driver_volumes.ephemerals(CONF)
         self._snapshots = snapshots.Snapshots(
             self._engine, self._containers, image_api,
             conf.snapshot_max_layers)
@@ -164,11 +200,30 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs):
         self._watch = watch.Watch(self._limits.keeper.sweep,
                                   CONF.qos.verify_interval)
 
+    def _make_limits(self) -> assembly.Assembly:
+        conf = CONF.docker
+        return assembly.docker_host(
+            self._engine, conf.runtime_links_path, CONF.qos.state_path,
+            quota_file.Files(CONF.preallocate_images == 'space')
+            if conf.root_disks == 'file' else None)
+
     def _make_resources(self) -> resources.Resources:
         parts = self._limits
         return resources.Resources(
             parts.keeper, self._cpus, self._profile, self._network.link,
-            parts.cgroup.use, (parts.runtime, parts.tc))
+            parts.cgroup.use, parts.disk, (parts.runtime, parts.tc))
+
+    def _make_image_cache(self, store: images.ImageStore
+                          ) -> imagecache.ImageCache:
+        conf = CONF.image_cache
+        return imagecache.ImageCache(
+            self._engine, store, self._image_meta,
+            conf.remove_unused_original_minimum_age_seconds
+            if conf.remove_unused_base_images else None)
+
+    def _image_meta(self, context: Any, image_id: str) -> objects.ImageMeta:
+        return objects.ImageMeta.from_image_ref(context, self._image_api,
+                                                image_id)
 
     def _make_moves(self, store: images.ImageStore,
                     glance_api: glance.API) -> moves.Moves:
@@ -180,13 +235,17 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs):
             self._engine, self._containers, store, conf.method,
             conf.spool_path, lambda host: transport.Remote(ssh, host),
             lambda context, image: images.known(glance_api, context, image),
-            CONF.docker.log_max_files, conf.engine_wait)
+            CONF.docker.log_max_files, conf.engine_wait, self._ephemerals)
+
+    def _shared_folders(self, uuid: str) -> list[str]:
+        return self._volumes.binds(uuid)
 
     def _profile(self) -> policy.Host:
         return policy.Host(
             cpus=len(self._cpus.all), per_core=self._per_core(),
             pids=CONF.docker.pids_limit, device=self._host.device,
-            split_totals=CONF.qos.split_disk_totals)
+            split_totals=CONF.qos.split_disk_totals,
+            disk=bool(self._limits.disk.support().enforced))
 
     def _per_core(self) -> float | None:
         return self._speed
@@ -199,11 +258,17 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs):
         :raises HostNotReady: with what the operator must change
         """
         self._host.wait_ready(CONF.docker.start_timeout)
-        self._host.check_limits(self._limits.keeper.enforcer)
+        self._host.check_limits(
+            self._limits.keeper.enforcer, _needed())
+        self._limits.disk.sweep()
         self._speed = docker_host.speed(CONF.ecu.per_core,
                                         CONF.ecu.calibration_file)
+        self._volumes.check_host()
         self._snapshots.remove_leftovers()
         self._moves.make_spool()
+        # Nova notes there who shares its images, before it asks to remove.
+        fileutils.ensure_tree(CONF.instances_path)
+        self._check_disk_place(CONF.instances_path)
         self._events.start()
         self._watch.start()
 
@@ -304,7 +369,10 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs):
 
     def get_diagnostics(self, instance: objects.Instance) -> dict[str, Any]:
         """Return counters for API microversions before 2.48."""
-        return diagnostics.flat(*self._sample(instance))
+        sample = self._sample(instance)
+        with self._nova_errors(instance):
+            disk = self._limits.disk.figures(sample[0]['Id'])
+        return {**diagnostics.flat(*sample), **disk}
 
     def get_instance_diagnostics(
             self, instance: objects.Instance
@@ -313,11 +381,13 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs):
         return diagnostics.full(*self._sample(instance),
                                 bool(instance.config_drive))
 
-    def _sample(self, instance: objects.Instance) -> tuple[Any, Any, Any]:
+    def _sample(self, instance: objects.Instance
+                ) -> tuple[Any, Any, Any, Any]:
         with self._nova_errors(instance):
             container = self._containers.inspect(instance.uuid)
             stats = self._engine.stats(container['Id'])
-            return container, stats, self._network.counters(instance.uuid)
+            return (container, stats, self._network.counters(instance.uuid),
+                    self._volumes.counters(instance.uuid))
 
     # Build and destroy
 
@@ -331,12 +401,14 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs):
             self._image_api, context, instance, image_meta,
             CONF.vcloud_migration.evacuate_from)
         with self._nova_errors(instance), \
-                self._admission.admitted(context, instance) as application:
+                self._admission.admitted(context, instance) as application, \
+                self._with_volumes(instance, block_device_info):
             self._containers.spawn(context, instance, image_meta,
                                    network_info or [], seed.archive(
                                        instance, network_info,
                                        injected_files, admin_password),
                                    power_on, application)
+            self._welcome(instance, admin_password)
 
     def rebuild(self, context: nova_context.RequestContext,
                 instance: objects.Instance, image_meta: objects.ImageMeta,
@@ -361,7 +433,19 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs):
                                    network_info or [], seed.archive(
                                        instance, network_info,
                                        injected_files, admin_password),
-                                   SOFT_REBOOT_TIMEOUT)
+                                   self._stop_timeout(instance),
+                                   self._new_disks(
+                                       instance, block_device_info,
+                                       preserve_ephemeral))
+            self._ephemerals.drop_old(instance.uuid)
+            self._welcome(instance, admin_password)
+
+    def _welcome(self, instance: objects.Instance,
+                 admin_password: str | None) -> None:
+        """Do what only a server that runs can be given."""
+        firstboot.begin(
+            self._engine, spec.container_name(instance.uuid), instance,
+            admin_password if CONF.docker.inject_password else None)
 
     def destroy(self, context: nova_context.RequestContext,
                 instance: objects.Instance, network_info: Any,
@@ -378,11 +462,13 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs):
             self._consoles.close(instance.uuid)
             self._containers.destroy(instance.uuid, self._rescue.release)
             self._moves.forget(instance.uuid)
+            self._volumes.release(instance.uuid)
+            self._ephemerals.remove(instance.uuid)
         except exception.EngineUnavailable as e:
             raise nova_exception.InstancePowerOffFailure(
                 reason='the Docker engine of the host does not answer; '
                        'delete the server again when it does') from e
-        except exception.EngineError as e:
+        except (exception.EngineError, exception.VolumeError) as e:
             raise nova_exception.InstancePowerOffFailure(reason=str(e)) from e
 
     def cleanup(self, context: nova_context.RequestContext,
@@ -395,6 +481,10 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs):
             self._network.destroy(instance.uuid)
 
     # Power
+
+    def _stop_timeout(self, instance: objects.Instance) -> int:
+        """Return seconds until SIGKILL, as Nova has it for a power-off."""
+        return startup.stop_timeout(instance, CONF.shutdown_timeout)
 
     def power_off(self, instance: objects.Instance, timeout: int = 0,
                   retry_interval: int = 0) -> None:
@@ -412,7 +502,10 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs):
         """Start the server."""
         with self._nova_errors(instance):
             self._rescue.prepare(instance.uuid)
+            self._have_volumes(instance, block_device_info)
             self._containers.start(instance, network_info)
+            # Of one that was made stopped, or whose host died meanwhile.
+            self._welcome(instance, None)
 
     def reboot(self, context: nova_context.RequestContext,
                instance: objects.Instance, network_info: Any,
@@ -420,9 +513,11 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs):
                bad_volumes_callback: Any = None, accel_info: Any = None,
                share_info: Any = None) -> None:
         """Restart the server; HARD kills and works on a stopped one too."""
-        timeout = SOFT_REBOOT_TIMEOUT if reboot_type == 'SOFT' else 0
+        timeout = self._stop_timeout(instance) \
+            if reboot_type == 'SOFT' else 0
         with self._nova_errors(instance):
             self._rescue.prepare(instance.uuid)
+            self._have_volumes(instance, block_device_info)
             self._containers.reboot(instance, network_info, timeout)
 
     def pause(self, instance: objects.Instance) -> None:
@@ -446,6 +541,7 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs):
                block_device_info: Any = None, share_info: Any = None) -> None:
         """Thaw the server, or start it when its host was rebooted."""
         with self._nova_errors(instance):
+            self._have_volumes(instance, block_device_info)
             self._containers.resume(instance, network_info)
 
     def resume_state_on_host_boot(
@@ -455,6 +551,7 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs):
         """Start a server that ran before the host was rebooted."""
         with self._nova_errors(instance):
             self._rescue.prepare(instance.uuid)
+            self._have_volumes(instance, block_device_info)
             self._containers.resume(instance, network_info)
 
     # Images
@@ -475,7 +572,7 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs):
         """Run the server from its own disk again."""
         with self._nova_errors(instance):
             self._rescue.end(instance, instance.get_network_info(),
-                             SOFT_REBOOT_TIMEOUT)
+                             self._stop_timeout(instance))
 
     def snapshot(self, context: nova_context.RequestContext,
                  instance: objects.Instance, image_id: str,

@@ -10,15 +10,16 @@ from nova import exception as nova_exception
 from nova import objects
 from oslo_log import log
 
-from nova_vcloud.virt_docker import driver_base
+from nova_vcloud.virt_docker import driver_volumes
 from nova_vcloud.virt_docker import moves
 from nova_vcloud.virt_docker import recovery
 from nova_vcloud.virt_docker import resize
+from nova_vcloud.virt_docker.volumes import ephemeral
 
 LOG = log.getLogger(__name__)
 
 
-class MoveVerbs(driver_base.Part):
+class MoveVerbs(driver_volumes.VolumeVerbs):
     """Cold migration, resize, and what is left of them."""
 
     _moves: moves.Moves
@@ -56,11 +57,18 @@ class MoveVerbs(driver_base.Part):
         :raises InstanceFaultRollback: with the reason; nothing was changed
         """
         with self._nova_errors(instance), resize.rolled_back():
-            resize.check_disk(instance.flavor, flavor)
+            resize.check_disk(instance.flavor, flavor,
+                              self._ephemerals.sizes(instance.uuid))
             move = resize.of(context, instance)
             if move is None or not resize.stays(move):
-                return self._moves.send(context, instance, dest,
-                                        network_info, timeout)
+                return self._moves.send(
+                    context, instance, dest, network_info, timeout,
+                    lambda: self._volumes.disconnect(instance.uuid),
+                    lambda: self._volumes.try_ensure(
+                        instance.uuid,
+                        self._disks(instance, block_device_info)))
+            resize.check_boot(instance.flavor, flavor)
+            self._volumes.check_stays(instance.uuid)
             self._containers.resize(instance, flavor, network_info)
         return ''  # Nova passes it to finish_migration as disk_info
 
@@ -77,17 +85,27 @@ class MoveVerbs(driver_base.Part):
                 self._containers.resize(instance, instance.flavor,
                                         network_info)
             else:
-                self._moves.receive(context, instance, disk_info,
-                                    network_info, image_meta, power_on)
+                self._moves.receive(
+                    context, instance, disk_info, network_info, image_meta,
+                    power_on, lambda folder, names: self._with_moved_disks(
+                        instance, block_device_info, folder, names))
 
     def confirm_migration(self, context: nova_context.RequestContext,
                           migration: objects.Migration,
                           instance: objects.Instance,
                           network_info: Any) -> None:
-        """Give up the way back; a server that stayed had none."""
-        if not resize.stays(migration):
-            with self._nova_errors(instance):
+        """Give up the way back; a server that stayed had none.
+
+        Its ephemeral disk grows only now: it could not become smaller again.
+        """
+        with self._nova_errors(instance):
+            if resize.stays(migration):
+                self._try_grow_disks(instance)
+            else:
                 self._containers.drop_parked(instance.uuid)
+                self._volumes.release(instance.uuid)
+                self._ephemerals.remove(instance.uuid)
+        ephemeral.note_growth(context, instance)
 
     def finish_revert_migration(
             self, context: nova_context.RequestContext,
@@ -100,12 +118,15 @@ class MoveVerbs(driver_base.Part):
                 self._containers.resize(instance, instance.flavor,
                                         network_info)
             else:
+                self._have_volumes(instance, block_device_info)
                 self._containers.restore(instance, network_info, power_on)
 
     def delete_instance_files(self, instance: objects.Instance) -> bool:
         """Remove what a move that failed has left of a deleted server."""
         self._containers.drop_parked(instance.uuid)
         self._moves.forget(instance.uuid)
+        self._volumes.try_release(instance.uuid)
+        self._ephemerals.remove(instance.uuid)
         return True
 
     def process_instances_at_startup(

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the host is and has: checks at start, inventory, resources."""
 
+from collections.abc import Mapping
 import dataclasses
 import json
 import os
@@ -20,6 +21,7 @@ from nova_vcloud import exception
 from nova_vcloud.engine import Engine
 from nova_vcloud.qos import devices
 from nova_vcloud.qos import limits
+from nova_vcloud.qos import rootfs
 from nova_vcloud.qos import topology
 from nova_vcloud.qos.enforcer import Enforcer
 from nova_vcloud.virt_docker import resources
@@ -101,9 +103,11 @@ class Host:
                   'cgroup': info.get('CgroupVersion', '1'),
                   'driver': info.get('CgroupDriver')})
 
-    def check_limits(self, enforcer: Enforcer) -> None:
+    def check_limits(self, enforcer: Enforcer,
+                     options: Mapping[str, str]) -> None:
         """Say in the log what limits this host holds, and what not.
 
+        :param options: {kind of limit: option by which it is needed}
         :raises HostNotReady: it lacks one that every server needs
         """
         for kind, remark in enforcer.remarks().items():
@@ -116,6 +120,10 @@ class Host:
             raise exception.HostNotReady(
                 'Servers would have no limits: ' + '; '.join(
                     f'{kind}: {missing[kind]}' for kind in needed))
+        for kind in options.keys() & missing.keys():
+            raise exception.HostNotReady(
+                f'{options[kind]} is set and {kind} cannot be had here: '
+                f'{missing[kind]}')
 
     def refresh(self) -> Facts:
         """Read the host anew; one engine call, however many servers."""
@@ -189,6 +197,12 @@ def check(info: dict[str, Any], runtime: str, links_path: str,
         problems.append(
             'Servers would stop with the engine; add "live-restore": true '
             'to daemon.json.')
+    if any(each.startswith('name=userns')
+           for each in info.get('SecurityOptions') or ()):
+        problems.append(
+            'A server cannot be in the network namespace that is made for it '
+            'and in a user namespace of the engine: remove "userns-remap" '
+            'from daemon.json.')
     problems += _check_runtime(info, runtime, links_path)
     slices = info.get('CgroupDriver') == 'systemd'
     if slices != cgroup_parent.endswith('.slice'):
@@ -221,7 +235,8 @@ def _check_runtime(info: dict[str, Any], runtime: str,
 
 def read_facts(info: dict[str, Any]) -> Facts:
     """Combine the engine's description with what the kernel says."""
-    disk = os.statvfs(info['DockerRootDir'])
+    root = rootfs.place(info)
+    disk = os.statvfs(root)
     total = disk.f_blocks * disk.f_frsize
     used = total - disk.f_bavail * disk.f_frsize
     memory = _meminfo()
@@ -235,7 +250,7 @@ def read_facts(info: dict[str, Any]) -> Facts:
         engine_version=version_of(info),
         architecture=fields.Architecture.canonicalize(info['Architecture']),
         containers=info['Containers'],
-        root=info['DockerRootDir'])
+        root=root)
 
 
 def cpus(shared: str | None, dedicated: str | None,

@@ -10,9 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
+import contextlib
+import itertools
 import json
+import os
+import pathlib
 import platform
 import shlex
+import time
 from typing import Any
 
 from nova import exception as nova_exception
@@ -23,20 +28,15 @@ from oslo_utils import units
 
 from nova_vcloud import archive
 from nova_vcloud import exception
+from nova_vcloud import manifests
+from nova_vcloud import registry
 from nova_vcloud.engine import Engine
+from nova_vcloud.virt_docker import references
 
 LOG = log.getLogger(__name__)
 
 REPOSITORY = 'nova-vcloud/'
 DEFAULT_COMMAND = '/sbin/init'
-# platform.machine() -> architectures of image configurations it can run.
-_RUNS = {
-    'x86_64': ('amd64', '386'),
-    'aarch64': ('arm64',),
-    'ppc64le': ('ppc64le',),
-    's390x': ('s390x',),
-    'riscv64': ('riscv64',),
-}
 
 
 def tag_of(image_id: str) -> str:
@@ -60,13 +60,16 @@ class ImageStore:
         as ``nova.image.glance.API().download``
     :param lock_path: folder of the lock files, one an image; an engine's
         users must share it
+    :param registries: finds those that are not Glance's own
     """
 
     def __init__(self, engine: Engine,
                  download: Callable[[Any, str], Iterable[bytes]],
-                 lock_path: str) -> None:
+                 lock_path: str,
+                 registries: references.References | None = None) -> None:
         self._engine = engine
         self._download = download
+        self._registries = registries
         self._lock_path = lock_path
         self._sizes: dict[str, int] = {}  # image id -> bytes, on the engine
 
@@ -77,6 +80,42 @@ class ImageStore:
     def forget(self, image_id: str) -> None:
         """Look again next time: the engine has lost the image."""
         self._sizes.pop(image_id, None)
+
+    def locked(self, image_id: str, *, blocking: bool = True
+               ) -> contextlib.AbstractContextManager[Any]:
+        """Keep all others from loading or removing an image.
+
+        :raises AcquireLockFailedException: somebody does, if not ``blocking``
+        """
+        # The kernel frees the lock of a process that dies.
+        return lockutils.lock(f'image-{image_id}', 'nova-vcloud-',
+                              external=True, lock_path=self._lock_path,
+                              blocking=blocking)
+
+    def mark(self, image_id: str) -> None:
+        """Remember that an image is in use now."""
+        mark = self._mark(image_id)
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+
+    def last_used(self, image_id: str) -> float:
+        """Return when an image was in use; of an unknown one it is now."""
+        with contextlib.suppress(FileNotFoundError):
+            return self._mark(image_id).stat().st_mtime
+        self.mark(image_id)
+        return time.time()
+
+    def remove(self, image_id: str) -> None:
+        """Remove an image, of which the caller has the lock.
+
+        :raises EngineConflict: a container needs it
+        """
+        self.forget(image_id)
+        self._engine.image_remove(tag_of(image_id))
+        self._mark(image_id).unlink(missing_ok=True)
+
+    def _mark(self, image_id: str) -> pathlib.Path:
+        return pathlib.Path(self._lock_path, 'used', image_id)
 
     def ensure(self, context: Any, image_id: str,
                image_meta: objects.ImageMeta, *, root_gb: int,
@@ -92,11 +131,10 @@ class ImageStore:
         :raises EngineError: the engine failed for a reason of its own
         """
         _check_formats(image_id, image_meta)
+        self.mark(image_id)
         size = self._sizes.get(image_id)
         if size is None:
-            # The kernel frees the lock of a process that dies.
-            with lockutils.lock(f'image-{image_id}', 'nova-vcloud-',
-                                external=True, lock_path=self._lock_path):
+            with self.locked(image_id):
                 size = self._sizes.get(image_id)
                 if size is None:
                     size = self._have(context, image_id, image_meta, root_gb,
@@ -131,10 +169,48 @@ class ImageStore:
 
     def _load(self, context: Any, image_id: str,
               image_meta: objects.ImageMeta, root_gb: int) -> None:
+        limit, room = _limit(root_gb), self._room()
+        with self._undone(image_id, own=room < limit):
+            found = (self._registries.find(context, image_id)
+                     if self._registries else None)
+            if found:
+                self._pull(found, tag_of(image_id), min(limit, room))
+            else:
+                self._upload(context, image_id, image_meta, min(limit, room))
+
+    @contextlib.contextmanager
+    def _undone(self, image_id: str, *, own: bool) -> Iterator[None]:
+        """Leave nothing of an image that does not load.
+
+        :param own: that it is too large is the fault of this host
+        """
+        try:
+            yield
+        except exception.ImageTooLarge as e:
+            self._discard(image_id)
+            if own:
+                raise exception.EngineError(
+                    f'no space left on device: image {image_id} needs more '
+                    'than the engine of this host has room for') from e
+            raise _unacceptable(image_id, e.reason) from e
+        except exception.InvalidImageArchive as e:
+            self._discard(image_id)
+            raise _unacceptable(image_id, e.reason) from e
+        except exception.RegistryError as e:
+            self._discard(image_id)
+            raise _unacceptable(image_id, str(e)) from e
+        except exception.EngineError as e:
+            self._discard(image_id)
+            if engines_own(e):
+                raise
+            raise _unacceptable(
+                image_id, f'the Docker engine refused it: {e}') from e
+
+    def _upload(self, context: Any, image_id: str,
+                image_meta: objects.ImageMeta, limit: int) -> None:
+        """Give the engine an image's file."""
         changes = [f'CMD {json.dumps(_command(image_id, image_meta))}']
         source = _Source(self._download(context, image_id))
-        # Room for headers and for files that upper layers replace.
-        limit = (2 * root_gb + 1) * units.Gi if root_gb else archive.MAX_BYTES
         try:
             opened = archive.open_archive(source, tag_of(image_id), limit)
             if opened.kind is archive.Kind.ROOTFS:
@@ -142,20 +218,40 @@ class ImageStore:
                                           changes)
             else:
                 self._engine.image_load(opened.chunks)
-        except exception.InvalidImageArchive as e:
-            self._discard(image_id)
-            raise nova_exception.ImageUnacceptable(
-                image_id=image_id, reason=e.reason) from e
         except _DownloadFailedError as e:
             self._discard(image_id)
             raise source.error or e from None
+
+    def _pull(self, found: registry.Image, tag: str, limit: int) -> None:
+        """Give the engine an image of a registry, but the layers it has."""
+        there = self._layers_there(found.diff_ids)
+        try:
+            self._engine.image_load(found.archive(tag, limit, there))
+        except exception.EngineUnavailable:
+            raise
         except exception.EngineError as e:
-            self._discard(image_id)
-            if _engines_own(e):
+            if not there:
                 raise
-            raise nova_exception.ImageUnacceptable(
-                image_id=image_id,
-                reason=f'the Docker engine refused it: {e}') from e
+            LOG.info('The engine has lost layers meanwhile (%s)', e)
+            self._engine.image_load(found.archive(tag, limit))
+
+    def _layers_there(self, wanted: tuple[str, ...]) -> int:
+        """Return how many of an image's lowest layers the engine has."""
+        best = 0
+        for name in self._engine.image_names(f'{REPOSITORY}*'):
+            found = (self._engine.image_get(name) or {}).get('RootFS', {})
+            pairs = zip(wanted, found.get('Layers') or (), strict=False)
+            same = itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)
+            best = max(best, sum(1 for _ in same))
+        return best
+
+    def _room(self) -> int:
+        """Return bytes that an image may take on this host.
+
+        The engine unpacks an archive, and then its layers, beside it.
+        """
+        found = os.statvfs(self._engine.info()['DockerRootDir'])
+        return found.f_bavail * found.f_frsize // 2
 
     def _discard(self, image_id: str) -> None:
         try:
@@ -185,6 +281,19 @@ class _Source:
         except Exception as e:
             self.error = e
             raise _DownloadFailedError(str(e)) from e
+
+
+def _limit(root_gb: int) -> int:
+    """Return bytes that an image for a flavor may unpack to.
+
+    There is room for headers and for files that upper layers replace.
+    """
+    return (2 * root_gb + 1) * units.Gi if root_gb else archive.MAX_BYTES
+
+
+def _unacceptable(image_id: str,
+                  reason: str) -> nova_exception.ImageUnacceptable:
+    return nova_exception.ImageUnacceptable(image_id=image_id, reason=reason)
 
 
 def _check_formats(image_id: str, image_meta: objects.ImageMeta) -> None:
@@ -222,13 +331,13 @@ def _unfit(found: dict[str, Any]) -> str:
         return f'it is made for {found["Os"]}, not for linux'
     machine = platform.machine()
     # An image that does not say may be anything; most are the host's kind.
-    if found['Architecture'] not in ('', *_RUNS.get(machine, (machine,))):
+    if found['Architecture'] not in ('', *manifests.runs(machine)):
         return (f'it is made for {found["Architecture"]}; this host is '
                 f'{machine}')
     return ''
 
 
-def _engines_own(error: exception.EngineError) -> bool:
+def engines_own(error: exception.EngineError) -> bool:
     """Tell whether another host might load what this engine did not."""
     return (isinstance(error, exception.EngineUnavailable)
             or 'no space left on device' in str(error).lower())

@@ -8,17 +8,28 @@ when it is told of attributes.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 import os
 import pathlib
 import subprocess
+import tempfile
 from typing import Any
 
 from nova_vcloud import exception
 from nova_vcloud import privsep
+from nova_vcloud.virt_docker import listing
 
 DRIVER = 'overlay2'
 #: Name of the directory of each layer in the engine's store.
 LAYER = 'diff'
+#: Name of the list of what is in the layer, beside what has changed in it.
+KEPT = 'kept'
+#: Names, and those of hard links, without the first part; the top is '.'.
+_TO_TOP = f's,^{LAYER},.,rSh'
+#: Bytes; a file system with less is full.
+_ROOM = 1 << 20
+#: What tar exits with when files change while it reads them.
+_CHANGED = 1
 # Of which file below a file is a copy is a matter of the host it is on.
 _ATTRIBUTES = ['--xattrs', '--xattrs-include=*', '--acls',
                '--xattrs-exclude=trusted.overlay.origin']
@@ -85,41 +96,121 @@ def size(path: str) -> int:
 
 
 @privsep.disk.entrypoint
-def pack(layer: str, logs: list[str], sink: str) -> None:
+def pack(layer: str, logs: list[str], sink: str, live: bool = False) -> None:
     """Write a tar of a layer and of console logs.
 
     :param layer: its directory
     :param logs: files; one that is absent is left out
     :param sink: path of a file or pipe
+    :param live: it may change meanwhile, which :func:`pack_changes` mends
     :raises MoveFailed: with tar's words
     """
-    words = ['tar', '--create', '--file', sink, '--numeric-owner', '--sparse',
-             *_ATTRIBUTES, '--directory', os.path.dirname(layer), LAYER]
-    for path in filter(os.path.exists, logs):
-        words += ['--directory', os.path.dirname(path),
-                  os.path.basename(path)]
-    _run(words)
+    _run([*_create(sink), '--directory', os.path.dirname(layer), LAYER,
+          *_named(logs)], fine=(0, _CHANGED) if live else (0,))
+
+
+def _create(sink: str) -> list[str]:
+    return ['tar', '--create', '--file', sink, '--numeric-owner', '--sparse',
+            *_ATTRIBUTES]
+
+
+def _named(logs: list[str]) -> list[str]:
+    return [word for path in filter(os.path.exists, logs) for word in (
+        '--directory', os.path.dirname(path), os.path.basename(path))]
 
 
 @privsep.disk.entrypoint
-def unpack(source: str, layer: str, sink: str) -> None:
-    """Put what :func:`pack` wrote into a container that has not run.
+def look(layer: str, seen: str) -> None:
+    """Note what there is in a layer, for :func:`pack_changes`.
 
+    :param seen: path of the file for it
+    :raises MoveFailed: with find's words
+    """
+    # What processes have mapped changes no time of a file until the next
+    # write to it: the kernel sees that one only once the page is clean.
+    _run(['sync', '--file-system', layer])
+    with open(seen, 'wb') as f:
+        f.write(_find(layer))
+
+
+def _find(layer: str) -> bytes:
+    done = subprocess.run(['find', layer, '-printf', listing.FORMAT],
+                          capture_output=True, check=False)
+    # A file may go while it looks; the next look knows.
+    if done.returncode and not os.path.isdir(layer):
+        raise exception.MoveFailed(f'find: no directory {layer}')
+    return done.stdout
+
+
+@privsep.disk.entrypoint
+def pack_changes(layer: str, seen: str, since: float, logs: list[str],
+                 sink: str) -> None:
+    """Write a tar of what has changed in a layer, which is at rest now.
+
+    :param seen: of :func:`look`, before the copy
+    :param since: Unix time; what has changed later may not be in the copy
+    :param sink: path of a file or pipe
+    :raises MoveFailed: with tar's words
+    """
+    with open(seen, 'rb') as f:
+        before = listing.parse(f.read())
+    now = listing.parse(_find(layer))
+    again = listing.again(before, now, since)
+    top, name = os.path.dirname(layer), os.fsencode(LAYER)
+    with tempfile.TemporaryDirectory(dir=os.path.dirname(seen)) as folder:
+        kept, names = os.path.join(folder, KEPT), os.path.join(folder, 'names')
+        with open(kept, 'wb') as f:
+            f.write(listing.to_bytes(now, again))
+        with open(names, 'wb') as f:
+            f.write(b''.join(os.path.join(name, path).rstrip(b'/') + b'\0'
+                             for path in again))
+        # Names of files that a guest has chosen are no options.
+        _run([*_create(sink), '--directory', folder, KEPT, '--directory', top,
+              '--no-recursion', '--null', '--verbatim-files-from',
+              '--files-from', names, *_named(logs)])
+
+
+@privsep.disk.entrypoint
+def unpack(sources: list[str], layer: str, sink: str) -> None:
+    """Put what was packed into a container that has not run.
+
+    :param sources: a layer, and then what has changed in it
     :param layer: directory of its layer
     :param sink: path of its console log; rotated ones become part of it
     :raises MoveFailed: with tar's words
     """
-    _run(['tar', '--extract', '--file', source, '--directory', layer,
-          '--numeric-owner', '--same-owner', '--same-permissions',
-          *_ATTRIBUTES, '--strip-components=1', LAYER])
-    names = _run(['tar', '--list', '--file', source, '--exclude',
-                  LAYER]).split()
+    for number, source in enumerate(sources):
+        if number:
+            listing.prune(layer, _member(source, KEPT))
+        _extract(source, layer)
+    names = _run(['tar', '--list', '--file', sources[-1], '--exclude',
+                  LAYER, '--exclude', KEPT]).split()
     if names:
         with open(sink, 'wb') as f:
             os.fchmod(f.fileno(), 0o640)
             for name in sorted(names, key=_age, reverse=True):
-                subprocess.run(['tar', '--extract', '--to-stdout', '--file',
-                                source, name], stdout=f, check=True)
+                f.write(_member(sources[-1], name))
+
+
+def _extract(source: str, layer: str) -> None:
+    try:
+        _run(['tar', '--extract', '--file', source, '--directory', layer,
+              '--numeric-owner', '--same-owner', '--same-permissions',
+              *_ATTRIBUTES, '--transform', _TO_TOP, LAYER])
+    except exception.MoveFailed as e:
+        room = os.statvfs(layer)
+        # tar itself has only a short write to tell of.
+        if room.f_bavail * room.f_frsize < _ROOM:
+            raise exception.MoveFailed(
+                'what the server has written does not fit on the root disk '
+                f'that it would have here: {e}') from e
+        raise
+
+
+def _member(source: str, name: str) -> bytes:
+    return subprocess.run(
+        ['tar', '--extract', '--to-stdout', '--file', source,
+         '--occurrence=1', name], stdout=subprocess.PIPE, check=True).stdout
 
 
 def _age(name: str) -> int:
@@ -144,11 +235,12 @@ def log(container: dict[str, Any]) -> str:
     return str(root / 'containers' / name / f'{name}-json.log')
 
 
-def _run(words: list[str], folder: str | None = None) -> str:
+def _run(words: list[str], folder: str | None = None,
+         fine: Iterable[int] = (0,)) -> str:
     done = subprocess.run(
         words, capture_output=True, text=True, check=False, cwd=folder,
         env={**os.environ, 'LC_ALL': 'C.UTF-8'})
-    if done.returncode:
+    if done.returncode not in fine:
         lines = done.stderr.strip().splitlines() or ['no reason given']
-        raise exception.MoveFailed(f'{words[0]}: {lines[-1]}')
+        raise exception.MoveFailed(f'{words[0]}: {lines[0]}')
     return done.stdout

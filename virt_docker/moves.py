@@ -8,6 +8,8 @@ confirmed; what another host sends lies in the spool until the server runs.
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
 import contextlib
 import dataclasses
 import json
@@ -26,15 +28,19 @@ from nova_vcloud.engine import Engine
 from nova_vcloud.virt_docker import containers
 from nova_vcloud.virt_docker import images
 from nova_vcloud.virt_docker import layers
+from nova_vcloud.virt_docker import precopy
 from nova_vcloud.virt_docker import spec
 from nova_vcloud.virt_docker import steps
 from nova_vcloud.virt_docker import transport
+from nova_vcloud.virt_docker.volumes import ephemeral
 
 LOG = log.getLogger(__name__)
 
-LAYER_FILE = 'layer.tar'
 IMAGE_FILE = 'image.tar'
 TAG = 'moved'
+
+Unpack = Callable[[str, Iterable[str]],
+                  contextlib.AbstractContextManager[None]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +53,7 @@ class Cargo:
     :ivar image: the digests of the layers below what was written
     :ivar whole: the image itself was sent too
     :ivar application: label of the one the server is of
+    :ivar disks: names of the files of its ephemeral disks
     """
 
     method: str
@@ -54,6 +61,7 @@ class Cargo:
     image: tuple[str, ...]
     whole: bool
     application: str
+    disks: tuple[str, ...] = ()
 
     def to_text(self) -> str:
         """Return it for :meth:`from_text`."""
@@ -72,7 +80,7 @@ class Cargo:
                 'does not know')
         return cls(found['method'], found['image_id'],
                    tuple(found['image']), found['whole'],
-                   found['application'])
+                   found['application'], tuple(found['disks']))
 
 
 class Moves:
@@ -84,13 +92,14 @@ class Moves:
     :param known: tells whether Glance has an image, of (context, id)
     :param log_files: console logs that a server may have
     :param engine_wait: seconds
+    :param disks: ephemeral ones of this host's servers
     """
 
     def __init__(self, engine: Engine, servers: containers.Containers,
                  store: images.ImageStore, method: str, spool: str,
                  remote: Callable[[str], transport.Remote],
                  known: Callable[[Any, str], bool], log_files: int,
-                 engine_wait: float) -> None:
+                 engine_wait: float, disks: ephemeral.Store) -> None:
         self._engine = engine
         self._servers = servers
         self._store = store
@@ -100,6 +109,7 @@ class Moves:
         self._known = known
         self._log_files = log_files
         self._engine_wait = engine_wait
+        self._disks = disks
         self._arriving: set[str] = set()
 
     def make_spool(self) -> None:
@@ -110,35 +120,44 @@ class Moves:
 
     def send(self, context: nova_context.RequestContext,
              instance: objects.Instance, dest: str, network_info: Any,
-             timeout: int) -> str:
+             timeout: int, part: Callable[[], None] = lambda: None,
+             rejoin: Callable[[], None] = lambda: None) -> str:
         """Stop a server and send it; on failure it is as it was.
 
         :param dest: address of the other host
         :param timeout: seconds between the stop signal and SIGKILL
+        :param part: takes its volumes and disks from a server that is
+            stopped
+        :param rejoin: gives that back
         :returns: what :meth:`receive` wants
         :raises MoveFailed: with the reason
         """
         uuid, remote = instance.uuid, self._remote(dest)
-        container = self._servers.inspect(uuid)
+        container = self._servers.whole(self._servers.inspect(uuid))
         ran = bool(container['State']['Running'])
         cargo = self._cargo(context, container)
         papers = cargo.to_text()
-        remote.begin(uuid, self._size(container, cargo), papers)
-        steps.reached('announced')
-        try:
-            self._servers.stop(uuid, timeout)
-            steps.reached('stopped')
-            self._load(container, remote, uuid, cargo)
-            steps.reached('sent')
-            self._servers.leave(uuid)
-            steps.reached('left')
-        except BaseException:
-            LOG.info('Server stays: it could not be sent to %s', dest,
-                     instance=instance)
-            self.abandon(uuid, dest)
-            self._patiently(lambda: self._servers.restore(
-                instance, network_info, ran))
-            raise
+        with remote.announced(uuid, self._size(container, cargo),
+                              papers) as delivery:
+            steps.reached('announced')
+            try:
+                with self._loaded(container, delivery, cargo, ran) as rest:
+                    self._servers.stop(uuid, timeout)
+                    steps.reached('stopped')
+                    part()
+                    rest()
+                self._disks.send(uuid, delivery)
+                steps.reached('sent')
+                self._servers.leave(uuid)
+                steps.reached('left')
+            except BaseException:
+                LOG.info('Server stays: it could not be sent to %s', dest,
+                         instance=instance)
+                self.abandon(uuid, dest)
+                self._patiently(rejoin)
+                self._patiently(lambda: self._servers.restore(
+                    instance, network_info, ran))
+                raise
         return papers
 
     def _cargo(self, context: nova_context.RequestContext,
@@ -153,10 +172,13 @@ class Moves:
             method, image_id,
             tuple(image.get('RootFS', {}).get('Layers') or ()),
             method == 'image' or not self._known(context, image_id),
-            labels.get(spec.LABEL_APPLICATION) or '')
+            labels.get(spec.LABEL_APPLICATION) or '',
+            tuple(self._disks.names(labels[spec.LABEL_UUID])))
 
     def _size(self, container: dict[str, Any], cargo: Cargo) -> int:
-        found = 0
+        # In the spool, and beside it what is unpacked.
+        found = 2 * self._disks.used(
+            container['Config']['Labels'][spec.LABEL_UUID])
         if cargo.whole:
             image = self._engine.image_get(container['Image']) or {}
             found += int(image.get('Size') or 0)
@@ -164,31 +186,29 @@ class Moves:
             found += layers.size(layers.upper(container))
         return found
 
-    def _load(self, container: dict[str, Any], remote: transport.Remote,
-              uuid: str, cargo: Cargo) -> None:
+    @contextlib.contextmanager
+    def _loaded(self, container: dict[str, Any],
+                delivery: transport.Delivery, cargo: Cargo,
+                ran: bool) -> Iterator[Callable[[], None]]:
+        """Send what can be sent before the stop; yield what sends the rest.
+        """
         if cargo.method == 'image':
-            self._send_image(container, remote, uuid)
+            yield lambda: self._send_image(container, delivery)
             return
         if cargo.whole:
-            remote.put(uuid, IMAGE_FILE, self._engine.image_save(
+            delivery.put(IMAGE_FILE, self._engine.image_save(
                 images.tag_of(cargo.image_id)))
-        self._send_layer(container, remote, uuid)
-
-    def _send_layer(self, container: dict[str, Any],
-                    remote: transport.Remote, uuid: str) -> None:
-        upper = layers.upper(container)
-        logs = layers.logs(container, self._log_files)
-        with transport.produced(
-                lambda sink: layers.pack(upper, logs, sink)) as chunks:
-            size = remote.put(uuid, LAYER_FILE, chunks)
-        LOG.info('Server %s: %d bytes sent', uuid, size)
+        with precopy.of(self._engine, container, delivery, self._log_files,
+                        ran) as rest:
+            steps.reached('copied')
+            yield rest
 
     def _send_image(self, container: dict[str, Any],
-                    remote: transport.Remote, uuid: str) -> None:
-        tag = _tag(uuid)
+                    delivery: transport.Delivery) -> None:
+        tag = _tag(container['Config']['Labels'][spec.LABEL_UUID])
         try:
             self._engine.commit(container['Id'], tag)
-            remote.put(uuid, IMAGE_FILE, self._engine.image_save(tag))
+            delivery.put(IMAGE_FILE, self._engine.image_save(tag))
         finally:
             self._engine.image_remove(tag)
 
@@ -215,12 +235,16 @@ class Moves:
 
     def receive(self, context: nova_context.RequestContext,
                 instance: objects.Instance, cargo: str, network_info: Any,
-                image_meta: objects.ImageMeta, power_on: bool) -> None:
+                image_meta: objects.ImageMeta, power_on: bool,
+                disks: Unpack = lambda _folder, _names:
+                contextlib.nullcontext()) -> None:
         """Make a server of what has come.
 
         What has come is kept until the server is whole, so this can be done
         again.
 
+        :param disks: gives the server those that have come, and its volumes;
+            of (folder, names of their files)
         :raises MoveFailed: with the reason
         """
         found, uuid = Cargo.from_text(cargo), instance.uuid
@@ -228,7 +252,7 @@ class Moves:
         try:
             self._patiently(lambda: self._unload(
                 context, instance, found, network_info, image_meta,
-                power_on))
+                power_on, disks))
         finally:
             self._arriving.discard(uuid)
         self.drop(uuid)
@@ -261,21 +285,26 @@ class Moves:
 
     def _unload(self, context: nova_context.RequestContext,
                 instance: objects.Instance, cargo: Cargo, network_info: Any,
-                image_meta: objects.ImageMeta, power_on: bool) -> None:
+                image_meta: objects.ImageMeta, power_on: bool,
+                disks: Unpack) -> None:
         folder = os.path.join(self._spool, instance.uuid)
         tag = self._image(context, instance, cargo, image_meta, folder)
         steps.reached('base')
-        layer = os.path.join(folder, LAYER_FILE)
+        found = precopy.arrived(folder)
 
         def fill(name: str) -> None:
             container = self._engine.container(name)
-            if os.path.exists(layer):
-                layers.unpack(layer, layers.upper(container),
+            if found:
+                layers.unpack(found, layers.upper(container),
                               layers.log(container))
             steps.reached('unpacked')
 
-        self._servers.adopt(instance, tag, cargo.image_id, network_info,
-                            power_on, cargo.application, fill)
+        # What an earlier attempt left, and would use them.
+        self._servers.destroy(instance.uuid)
+        with disks(folder, cargo.disks):
+            steps.reached('disks')
+            self._servers.adopt(instance, tag, cargo.image_id, network_info,
+                                power_on, cargo.application, fill)
         steps.reached('arrived')
 
     def _image(self, context: nova_context.RequestContext,

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 import contextlib
@@ -36,14 +37,16 @@ class Rebuilds:
 
     def rebuild(self, context: nova_context.RequestContext,
                 instance: objects.Instance, image_meta: objects.ImageMeta,
-                network_info: Any, seed: bytes,
-                timeout: int) -> None:
+                network_info: Any, seed: bytes, timeout: int,
+                renew: Callable[[contextlib.ExitStack], None]) -> None:
         """Make the server anew; task states are those Nova expects after.
 
         :param timeout: seconds between the stop signal and SIGKILL
+        :param renew: makes what else is new, of a server that is stopped; is
+            given where to leave the way back
         """
         self._servers.rebuild(context, instance, image_meta, network_info,
-                              seed, timeout)
+                              seed, timeout, renew)
         instance.task_state = task_states.REBUILD_SPAWNING
         instance.save(expected_task_state=[task_states.REBUILDING])
 
@@ -68,7 +71,9 @@ class Rebuilds:
         """Undo what Nova's API has noted: the image that was asked for."""
         try:
             container = self._servers.inspect(instance.uuid)
-            old = container['Config']['Labels'][spec.LABEL_IMAGE]
+            labels = container['Config']['Labels']
+            old = (labels.get(spec.LABEL_BASE_IMAGE)
+                   or labels[spec.LABEL_IMAGE])
             if old == instance.image_ref:
                 return
             found = self._glance.get(context, old)

@@ -76,5 +76,6 @@ class Rescue:
         path = self._path(uuid)
         path.mkdir(parents=True, exist_ok=True)
         if not os.path.ismount(path):
-            layers.mount(layers.graph(container), str(path))
+            layers.mount(layers.graph(self._servers.whole(container)),
+                         str(path))
         return str(path)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from collections.abc import Iterator
 import contextlib
 
@@ -10,7 +11,9 @@ from nova import context as nova_context
 from nova import exception as nova_exception
 from nova import objects
 from nova.compute import task_states
+from oslo_utils import units
 
+from nova_vcloud import boot
 from nova_vcloud import exception
 
 
@@ -41,18 +44,34 @@ def reverting_here(context: nova_context.RequestContext,
     return migration is not None and stays(migration)
 
 
-def check_disk(old: objects.Flavor, new: objects.Flavor) -> None:
+def check_disk(old: objects.Flavor, new: objects.Flavor,
+               ephemeral: Iterable[int] = ()) -> None:
     """Refuse a smaller disk, as for virtual machines.
 
+    :param ephemeral: bytes, of the disks that the server has
     :raises ResizeError: with both sizes
     """
-    for name, what in (('root_gb', 'root disk'),
-                       ('ephemeral_gb', 'ephemeral disk')):
-        before, after = getattr(old, name), getattr(new, name)
+    there = -(-sum(ephemeral) // units.Gi) or old.ephemeral_gb
+    for before, after, what in (
+            (old.root_gb, new.root_gb, 'root disk'),
+            (there, new.ephemeral_gb, 'ephemeral disk')):
         if after < before:
             raise nova_exception.ResizeError(
                 reason=f'Unable to resize disk down: the {what} would go '
                        f'from {before} GB to {after} GB')
+
+
+def check_boot(old: objects.Flavor, new: objects.Flavor) -> None:
+    """Refuse what a container is made with, for one that stays.
+
+    :raises InvalidRequest: with what to do
+    """
+    if boot.parse(old.extra_specs, {}) != boot.parse(new.extra_specs, {}):
+        keys = ', '.join(f'vcloud:{name}'
+                         for name in (*boot.STARTS, *boot.PRIVILEGES))
+        raise exception.InvalidRequest(
+            f'the flavors differ in one of {keys}: that can change only when '
+            'the server goes to another host by the resize')
 
 
 @contextlib.contextmanager

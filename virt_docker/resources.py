@@ -26,6 +26,7 @@ from nova_vcloud.qos import cpuset
 from nova_vcloud.qos import limits
 from nova_vcloud.qos import policy
 from nova_vcloud.qos import records
+from nova_vcloud.qos.backends import disk
 from nova_vcloud.qos.keeper import Keeper
 from nova_vcloud.qos.records import Record
 from nova_vcloud.qos.topology import Topology
@@ -76,6 +77,7 @@ class Resources:
     :param profile: reads what the host is, when it is first needed
     :param link: makes a guest's link of (server uuid, NIC)
     :param usage: reads what a guest uses now; {} when it does not run
+    :param disks: knows the size of root filesystems
     :param forgetful: backends that must be told of a guest's end
     """
 
@@ -83,12 +85,14 @@ class Resources:
                  profile: Callable[[], policy.Host],
                  link: Callable[[str, Nic], Link],
                  usage: Callable[[Guest], Mapping[str, int]],
+                 disks: disk.DiskBackend,
                  forgetful: Iterable[Forgetful] = ()) -> None:
         self._keeper = keeper
         self._cpus = cpus
         self._profile = profile
         self._link = link
         self._usage = usage
+        self._disks = disks
         self._forgetful = tuple(forgetful)
 
     @contextlib.contextmanager
@@ -159,6 +163,7 @@ class Resources:
         :param cgroup: path of the container's below each controller
         :raises LimitNotEnforced: with the reason; all is as it was before
         """
+        self.mount_disk(container_id)
         guest = Guest(uuid, container_id, cgroup, tuple(
             self._link(uuid, nic) for nic in nics))
         try:
@@ -171,12 +176,19 @@ class Resources:
             records.within(old.override, wanted.limits)
             if old and old.override else None))
 
+    def at_creation(self, wanted: Allotment) -> dict[str, Any]:
+        """Return HostConfig's words for what can be had at no other time.
+        """
+        return self._disks.host_config(wanted.limits)
+
     def check_live(self, uuid: str, wanted: Allotment) -> None:
         """Refuse what would kill processes of a server that runs.
 
-        :raises LimitNotEnforced: more memory is in use than it would have
+        :raises LimitNotEnforced: more memory is in use than it would have,
+            or more of a disk that had no size
         """
         record = self._keeper.record(uuid)
+        self._check_disk(record, wanted)
         used = self._usage(record.guest).get('memory', 0)
         limit = wanted.limits.value('memory.max')
         if isinstance(limit, int) and used > limit:
@@ -184,6 +196,22 @@ class Resources:
                 f'the server uses {used >> 20} MiB of memory that cannot be '
                 f'reclaimed and would have {limit >> 20} MiB; stop something '
                 'in it, or the server')
+
+    def _check_disk(self, record: Record, wanted: Allotment) -> None:
+        size = wanted.limits.value(disk.KIND)
+        if not isinstance(size, int) \
+                or isinstance(record.base.value(disk.KIND), int):
+            return  # it was a size before: Nova lets nobody shrink it
+        used = self._disks.figures(record.guest.name).get(
+            'disk_used_bytes', 0)
+        if used > size:
+            raise exception.LimitNotEnforced(
+                f'the server has {used >> 20} MiB on its root disk, which '
+                f'would have {size >> 20} MiB')
+
+    def settle(self, uuid: str) -> None:
+        """Wait until the engine knows the limits of a server."""
+        self._keeper.settle(uuid)
 
     def verify(self, uuid: str) -> None:
         """Read the limits of a server back, and repair what differs.
@@ -224,6 +252,7 @@ class Resources:
     def forget(self, uuid: str) -> None:
         """Remove what is kept of a server; an unknown one is fine."""
         records_of = self._keeper.records
+        self._keeper.settle(uuid)
         # Who looks at the server meanwhile would write what is removed here.
         with records_of.locked(uuid):
             with contextlib.suppress(exception.StateError):
@@ -236,9 +265,17 @@ class Resources:
         """Remove what is kept of one container of a server."""
         self._forget_guest(Guest(uuid, container_id, ''))
 
+    def mount_disk(self, container_id: str) -> None:
+        """Have a container's root disk where the engine looks for it.
+
+        :raises LimitNotEnforced: it is lost, or cannot be mounted
+        """
+        self._disks.mount(container_id)
+
     def _forget_guest(self, guest: Guest) -> None:
         for backend in self._forgetful:
             backend.forget(guest)
+        self._disks.forget(guest.name)
 
 
 def _cores(wanted: limits.Limits) -> float:
@@ -258,4 +295,5 @@ def request_of(flavor: objects.Flavor,
     image: Mapping[str, Any] = instance.system_metadata or {}
     return specs.parse(flavor.vcpus, flavor.memory_mb,
                        flavor.extra_specs or {},
-                       image.get('image_hw_cpu_policy'))
+                       image.get('image_hw_cpu_policy'), flavor.root_gb,
+                       flavor.swap)

@@ -20,6 +20,7 @@ from nova_vcloud import exception
 from nova_vcloud.engine import Engine
 from nova_vcloud.virt_docker import containers
 from nova_vcloud.virt_docker import images
+from nova_vcloud.virt_docker import references
 from nova_vcloud.virt_docker import spec
 from nova_vcloud.virt_docker import steps
 
@@ -103,7 +104,8 @@ class Snapshots:
         with contextlib.ExitStack() as undo:
             undo.callback(self._discard, tag)
             with containers.lock(instance.uuid):
-                container = self._servers.inspect(instance.uuid)
+                container = self._servers.whole(
+                    self._servers.inspect(instance.uuid))
                 self._engine.commit(container['Id'], tag, _NO_LABELS)
             found = self._engine.image_get(tag) or {}
             layers = len(found.get('RootFS', {}).get('Layers') or ())
@@ -136,6 +138,9 @@ def _metadata(instance: objects.Instance, name: str) -> dict[str, Any]:
     """Return what Nova's libvirt driver says of a snapshot, in our format."""
     properties = {'image_location': 'snapshot', 'image_state': 'available',
                   'owner_id': instance.project_id}
+    # Nova has copied them from the image of the server: this one is a file.
+    properties |= {name: '' for name in references.PROPERTIES
+                   if f'image_{name}' in instance.system_metadata}
     if instance.os_type:
         properties['os_type'] = instance.os_type
     return {'name': name, 'status': 'active', 'disk_format': 'raw',

@@ -10,6 +10,7 @@ from typing import Any
 
 from nova import objects
 
+from nova_vcloud import boot
 from nova_vcloud.qos import limits
 from nova_vcloud.qos.backends import docker
 from nova_vcloud.virt_docker.addresses import Nic
@@ -19,17 +20,24 @@ LABEL_UUID = LABEL + 'uuid'
 LABEL_HOST = LABEL + 'host'
 LABEL_NAME = LABEL + 'name'
 LABEL_IMAGE = LABEL + 'image'
+#: The image that Nova names: of a server that was unshelved, or evacuated
+#: from a snapshot, not the one it was made from.
+LABEL_BASE_IMAGE = LABEL + 'base_image'
 HOST_NAME_MAX = 64  # gethostname(2)
 #: 'project/name' of the application of a server that has one.
 LABEL_APPLICATION = LABEL + 'application'
-LABELS = (LABEL_UUID, LABEL_HOST, LABEL_NAME, LABEL_IMAGE, LABEL_APPLICATION,
-          *(LABEL + word for word in (
+LABELS = (LABEL_UUID, LABEL_HOST, LABEL_NAME, LABEL_IMAGE, LABEL_BASE_IMAGE,
+          LABEL_APPLICATION, *(LABEL + word for word in (
               'display_name', 'project_id', 'user_id', 'flavor')))
 
 
 @dataclasses.dataclass(frozen=True)
 class Defaults:
-    """What every container of this host gets; from ``[docker]``."""
+    """What every container of this host gets; from ``[docker]``.
+
+    :ivar allowed_capabilities: that a flavor may add
+    :ivar allowed_devices: paths of those that a flavor may add
+    """
 
     runtime: str
     cgroup_parent: str
@@ -37,6 +45,8 @@ class Defaults:
     log_max_files: int
     no_new_privileges: bool
     capabilities: tuple[str, ...]
+    allowed_capabilities: tuple[str, ...] = ()
+    allowed_devices: tuple[str, ...] = ()
 
     def cgroup(self, container_id: str) -> str:
         """Return the path of a container's cgroup in each hierarchy.
@@ -106,6 +116,8 @@ def labels(instance: objects.Instance, host: str,
         LABEL + 'user_id': instance.user_id or '',
         LABEL + 'flavor': instance.flavor.name,
         LABEL_IMAGE: instance.image_ref or '',
+        LABEL_BASE_IMAGE: instance.system_metadata.get(
+            'image_base_image_ref', instance.image_ref or ''),
         LABEL_APPLICATION: application,
     }
 
@@ -114,7 +126,8 @@ def build(instance: objects.Instance, image: str, nics: Iterable[Nic],
           wanted: limits.Limits, defaults: Defaults,
           host: str, application: str = '',
           binds: Iterable[str] = (),
-          image_id: str | None = None) -> dict[str, Any]:
+          image_id: str | None = None,
+          properties: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Return the body of ``POST /containers/create``.
 
     No network, no port and no block limit is asked of the engine: NICs come
@@ -125,8 +138,11 @@ def build(instance: objects.Instance, image: str, nics: Iterable[Nic],
     :param application: label of the one the server is of; '' for none
     :param binds: directories of the host, as the engine's Binds
     :param image_id: what Glance knows ``image`` by; None: what Nova says
+    :param properties: of the image
+    :raises InvalidRequest: flavor or image ask for what cannot be
     """
     nics = list(nics)
+    wish = boot.parse(instance.flavor.extra_specs, properties or {})
     return {
         'Image': image,
         'Hostname': kernel_hostname(instance.hostname),
@@ -135,11 +151,13 @@ def build(instance: objects.Instance, image: str, nics: Iterable[Nic],
         # A server has a console: a terminal whose output is the log.
         'Tty': True,
         'OpenStdin': True,
+        **_start(wish),
         'HostConfig': {
             'Runtime': defaults.runtime,
             'NetworkMode': 'none',
             # Nova alone starts and stops servers.
             'RestartPolicy': {'Name': 'no'},
+            # Shown by the engine; what the server reads is of names.py.
             'Dns': _unique(d for nic in nics for d in nic.dns),
             'ExtraHosts': _hosts(instance.hostname, nics),
             'CgroupParent': defaults.cgroup_parent,
@@ -147,9 +165,19 @@ def build(instance: objects.Instance, image: str, nics: Iterable[Nic],
             'Binds': list(binds),
             **docker.host_config(wanted),
             **_log(defaults),
-            **_privileges(defaults),
+            'Init': wish.tini,
+            **privileges(wish, defaults),
         },
     }
+
+
+def _start(wish: boot.Boot) -> dict[str, Any]:
+    """Return what is not as the image has it."""
+    found = {'Cmd': wish.command, 'Entrypoint': wish.entrypoint,
+             'Env': wish.environment or None,
+             'StopSignal': wish.stop_signal}
+    return {key: list(value) if isinstance(value, tuple) else value
+            for key, value in found.items() if value is not None}
 
 
 def _log(defaults: Defaults) -> dict[str, Any]:
@@ -162,13 +190,23 @@ def _log(defaults: Defaults) -> dict[str, Any]:
     }
 
 
-def _privileges(defaults: Defaults) -> dict[str, Any]:
-    security = ['no-new-privileges'] if defaults.no_new_privileges else []
+def privileges(wish: boot.Boot, defaults: Defaults) -> dict[str, Any]:
+    """Return the part of HostConfig that says what a server may.
+
+    :raises InvalidRequest: it wants what is not allowed here
+    """
+    boot.check(wish, defaults.capabilities + defaults.allowed_capabilities,
+               defaults.allowed_devices)
+    kept = (defaults.no_new_privileges if wish.no_new_privileges is None
+            else wish.no_new_privileges)
     return {
         'Privileged': False,
         'CapDrop': ['ALL'],
-        'CapAdd': list(defaults.capabilities),
-        'SecurityOpt': security,
+        'CapAdd': _unique([*defaults.capabilities, *wish.capabilities]),
+        'SecurityOpt': ['no-new-privileges'] if kept else [],
+        # Not mknod: each is there already, and no other is to be.
+        'Devices': [{'PathOnHost': path, 'PathInContainer': path,
+                     'CgroupPermissions': 'rw'} for path in wish.devices],
     }
 
 

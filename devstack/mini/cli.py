@@ -52,6 +52,12 @@ def _parser() -> argparse.ArgumentParser:
             default=bool(os.environ.get('MINICLOUD_EDITABLE')),
             help='run this checkout itself, no copy of it',
         )
+    for one in installs:
+        one.add_argument(
+            '--with-cinder',
+            action='store_true',
+            help='have Cinder too, and volumes',
+        )
     installs[1].add_argument('--no-install', action='store_true')
     installs[1].add_argument('--hosts', type=int, metavar='N')
     verb('down', 'stop everything; servers and databases are kept')
@@ -202,7 +208,10 @@ def main(argv: Sequence[str]) -> int:
     # Whatever proxy is set, the cloud's own addresses are not behind it.
     os.environ['NO_PROXY'] = os.environ['no_proxy'] = '127.0.0.1,localhost'
     try:
-        cloud = settings.load(hosts=getattr(options, 'hosts', None))
+        cloud = settings.load(
+            hosts=getattr(options, 'hosts', None),
+            with_cinder=getattr(options, 'with_cinder', False),
+        )
         if options.verb in IN_VENV:
             _enter_venv(cloud, argv, options)
         exclusive = options.verb in EXCLUSIVE

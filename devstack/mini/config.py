@@ -18,13 +18,16 @@ SECRET_NAMES = (
     'database',
     'erlang',
     'rabbitmq',
+    'cinder',
     'glance',
     'neutron',
     'nova',
     'placement',
 )
-SERVICE_USERS = ('glance', 'neutron', 'nova', 'placement')
+SERVICE_USERS = ('cinder', 'glance', 'neutron', 'nova', 'placement')
 CONTROLLER = 'controller'
+# As an NFS server would export it; see volumes.py.
+SHARE = '127.0.0.1:/volumes'
 COMPUTE_DRIVER = 'virt_docker.DockerDriver'
 SCHEDULER_FILTERS = (
     'ComputeFilter',
@@ -85,6 +88,9 @@ def base_context(
     context.update(
         name=cloud.name,
         controller=CONTROLLER,
+        # What a tenant can use without Cinder is not to change.
+        volumes_shown_as='filesystem' if cloud.with_cinder else 'device',
+        with_cinder=str(cloud.with_cinder).lower(),
         physnet=settings.PHYSNET,
         # Ports of the hosts with the fake driver have to bind as well.
         bridge_mappings=','.join(
@@ -125,6 +131,7 @@ def host_context(
         'host_folder': str(host.folder),
         'host_links': str(host.links),
         'host_netns': host.netns,
+        'host_nfs': str(host.nfs),
         'host_run': str(host.run),
         'host_server_prefix': host.server_prefix,
         'host_socket': str(host.socket),
@@ -149,6 +156,8 @@ def _service_files(
         'supervisord.conf': 'supervisord.conf',
         'clouds.yaml': 'clouds.yaml',
     }
+    if cloud.with_cinder:
+        places['cinder.conf'] = 'cinder/cinder.conf'
     found = [
         Rendered(cloud.etc / place, render(template, context))
         for template, place in places.items()
@@ -156,6 +165,9 @@ def _service_files(
     found.append(
         Rendered(cloud.etc / 'rabbitmq' / 'enabled_plugins', '[].\n')
     )
+    if cloud.with_cinder:
+        shares = cloud.etc / 'cinder' / 'nfs_shares'
+        found.append(Rendered(shares, f'{SHARE}\n'))
     return found
 
 
@@ -223,12 +235,19 @@ def write_one(file: Rendered) -> bool:
 
 
 def _copy_paste_files(cloud: settings.Cloud) -> None:
-    """Copy the WSGI pipelines that come with the packages."""
-    for service, name in (
+    """Copy the WSGI pipelines, and the like, that packages come with."""
+    names = [
         ('nova', 'api-paste.ini'),
         ('glance', 'glance-api-paste.ini'),
         ('neutron', 'api-paste.ini'),
-    ):
+    ]
+    if cloud.with_cinder:
+        names += [
+            ('cinder', 'api-paste.ini'),
+            ('cinder', 'resource_filters.json'),
+            ('cinder', 'rootwrap.conf'),
+        ]
+    for service, name in names:
         folder = cloud.etc / service
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(

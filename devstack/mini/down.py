@@ -23,7 +23,7 @@ ENGINE_GRACE_SECONDS = 15.0
 CONTROL_GRACE_SECONDS = 10.0
 BASE_GRACE_SECONDS = 30.0
 CONTROL_SERVICES = (
-    *('keystone', 'placement', 'glance', 'nova-', 'neutron-'),
+    *('keystone', 'placement', 'glance', 'nova-', 'neutron-', 'cinder-'),
     'step',
 )
 

@@ -77,12 +77,18 @@ def _system_reader(cloud: connection.Connection, name: str) -> None:
     identity.assign_system_role_to_user(user, role, 'all')
 
 
+def _wanted(cloud: settings.Cloud) -> tuple[tuple[str, str, str, str], ...]:
+    if not cloud.with_cinder:
+        return ENDPOINTS
+    return (*ENDPOINTS, ('cinder', 'volumev3', 'cinder-api', '/v3'))
+
+
 def _endpoints(cloud: settings.Cloud, api: connection.Connection) -> None:
     """Register the APIs, each once per interface."""
     identity = api.identity
     known = {service.type: service for service in identity.services()}
     have = {(e.service_id, e.interface) for e in identity.endpoints()}
-    for name, kind, service, path in ENDPOINTS:
+    for name, kind, service, path in _wanted(cloud):
         entry = known.get(kind)
         entry = entry or identity.create_service(name=name, type=kind)
         for interface in ('public', 'internal', 'admin'):
@@ -109,4 +115,5 @@ def seed(cloud: settings.Cloud) -> str | None:
         _system_reader(api, 'nova')
         _endpoints(cloud, api)
 
-    return stamps.once(cloud, 'identity', '2', work)
+    key = '3 with cinder' if cloud.with_cinder else '3'
+    return stamps.once(cloud, 'identity', key, work)

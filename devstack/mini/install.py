@@ -17,6 +17,7 @@ from mini import settings
 
 # Every Debian package that the mini cloud, its images and its tests use.
 DEBIAN_PACKAGES = (
+    'btrfs-progs',
     'busybox-static',
     'ca-certificates',
     'containerd',
@@ -46,9 +47,13 @@ DEBIAN_PACKAGES = (
     'rabbitmq-server',
     'runc',
     'shellcheck',
+    'xfsprogs',
 )
+# And with Cinder: its driver asks for a program of each.
+CINDER_PACKAGES = ('nfs-common', 'qemu-utils')
 # One program of each package that must be there to run.
 PROGRAMS = (
+    'btrfs',
     'busybox',
     'containerd',
     'debootstrap',
@@ -150,7 +155,10 @@ def _run(command: Sequence[str], log: pathlib.Path) -> None:
 
 def debian(cloud: settings.Cloud) -> str:
     """Install the Debian packages that are missing."""
-    missing = sorted(set(DEBIAN_PACKAGES) - _installed_packages())
+    wanted = set(DEBIAN_PACKAGES)
+    if cloud.with_cinder:
+        wanted |= set(CINDER_PACKAGES)
+    missing = sorted(wanted - _installed_packages())
     if not missing:
         return 'all there'
     log = cloud.cache / 'log' / 'apt.log'
@@ -170,7 +178,11 @@ def _file_hash(*paths: pathlib.Path) -> str:
 
 def virtualenv(cloud: settings.Cloud) -> str:
     """Make the virtual environment if the requirements changed."""
-    return _fill(cloud, cloud.venv, 'requirements.txt', 'pip.log')
+    done = _fill(cloud, cloud.venv, 'requirements.txt', 'pip.log')
+    if not cloud.with_cinder:
+        return done
+    more = _fill(cloud, cloud.venv, 'requirements-cinder.txt', 'cinder.log')
+    return f'{done}, with Cinder {more}'
 
 
 def tempest(cloud: settings.Cloud) -> str:
@@ -187,7 +199,7 @@ def _fill(
     folder = settings.SOURCE / 'devstack'
     requirements = folder / name
     constraints = folder / 'constraints.txt'
-    stamp = venv / '.requirements'
+    stamp = venv / f'.{name.removesuffix(".txt")}'
     now = _file_hash(requirements, constraints)
     if stamp.is_file() and stamp.read_text() == now:
         return 'up to date'

@@ -61,6 +61,8 @@ def probe(cloud: settings.Cloud, service: str) -> Callable[[], bool]:
         return lambda: accepts_tcp(cloud.port('sshd'), address)
     if service in ('rabbitmq', 'memcached', 'nova-serialproxy'):
         return lambda: accepts_tcp(cloud.port(service))
+    if service == 'cinder-api':
+        return lambda: answers_http(cloud.url(service, '/healthcheck'))
     if service in settings.PORT_OFFSETS:
         return lambda: answers_http(cloud.url(service, '/'))
     # The others tell Nova that they are up; see seed.reports.

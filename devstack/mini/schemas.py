@@ -110,6 +110,18 @@ def glance(cloud: settings.Cloud) -> str | None:
     )
 
 
+def cinder(cloud: settings.Cloud) -> str | None:
+    """Make Cinder's schema."""
+    return _make(
+        cloud,
+        'cinder',
+        ['cinder'],
+        [('db', 'sync')],
+        cloud.etc / 'cinder' / 'cinder.conf',
+        'cinder-manage',
+    )
+
+
 def neutron(cloud: settings.Cloud) -> str | None:
     """Make Neutron's schema."""
     folder = cloud.etc / 'neutron'

@@ -52,6 +52,7 @@ def _uwsgi(
     env: dict[str, str],
     configs: list[str],
     runs_our_code: bool = False,
+    arguments: str = '',
 ) -> Service:
     """Return an API served by one uWSGI process of four threads.
 
@@ -70,6 +71,7 @@ def _uwsgi(
         *'--disable-logging --log-5xx'.split(),
         '--add-header',
         'Connection: close',
+        *(('--pyargv', arguments) if arguments else ()),
     )
     paths = tuple(cloud.etc / path for path in configs)
     return Service(
@@ -186,6 +188,25 @@ def _apis(cloud: settings.Cloud) -> list[Service]:
     ]
 
 
+def _cinder(cloud: settings.Cloud) -> list[Service]:
+    """Return Cinder's services."""
+    path = 'cinder/cinder.conf'
+    found = [
+        _uwsgi(
+            cloud,
+            'cinder-api',
+            'cinder.wsgi.api',
+            {},
+            [path],
+            arguments=f'--config-file {cloud.etc / path}',
+        )
+    ]
+    for name in ('cinder-scheduler', 'cinder-volume'):
+        service = _daemon(cloud, name, CONTROL, [path])
+        found.append(dataclasses.replace(service, runs_our_code=False))
+    return found
+
+
 def _daemon(
     cloud: settings.Cloud, name: str, group: int, configs: list[str]
 ) -> Service:
@@ -244,6 +265,8 @@ def catalog(cloud: settings.Cloud, secret: dict[str, str]) -> list[Service]:
     found.append(_daemon(cloud, 'neutron-rpc-server', CONTROL, neutron))
     for name in ('nova-conductor', 'nova-scheduler', 'nova-serialproxy'):
         found.append(_daemon(cloud, name, CONTROL, ['nova/nova.conf']))
+    if cloud.with_cinder:
+        found += _cinder(cloud)
     for host in cloud.hosts:
         found.append(engine(cloud, host))
         found.append(ssh_server(cloud, host))

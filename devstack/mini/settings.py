@@ -32,6 +32,8 @@ PORT_OFFSETS = {
     'nova-api': 3,
     'neutron-api': 4,
     'nova-serialproxy': 5,
+    # Only with --with-cinder.
+    'cinder-api': 6,
     'mariadb': 10,
     'rabbitmq': 11,
     'rabbitmq-dist': 12,
@@ -75,6 +77,11 @@ class Host:
         return self.run / 'netns'
 
     @property
+    def nfs(self) -> pathlib.Path:
+        """Return the folder below which shares with volumes are mounted."""
+        return self.folder / 'nfs'
+
+    @property
     def ecu_per_core(self) -> float:
         """Return how many compute units a core of this host counts for."""
         return ECU_PER_CORE[self.index % len(ECU_PER_CORE)]
@@ -99,6 +106,7 @@ class Cloud:
     name: str = DEFAULT_NAME
     port_base: int = DEFAULT_PORT_BASE
     host_count: int = DEFAULT_HOSTS
+    with_cinder: bool = False
 
     @property
     def venv(self) -> pathlib.Path:
@@ -214,7 +222,9 @@ def _name(value: str) -> str:
 
 
 def load(
-    environ: Mapping[str, str] = os.environ, hosts: int | None = None
+    environ: Mapping[str, str] = os.environ,
+    hosts: int | None = None,
+    with_cinder: bool = False,
 ) -> Cloud:
     """Return the cloud that the environment names.
 
@@ -224,6 +234,7 @@ def load(
     :param environ: MINICLOUD_HOME, MINICLOUD_CACHE, MINICLOUD_NAME and
         MINICLOUD_PORT_BASE are read.
     :param hosts: number of compute hosts wanted, None for no wish.
+    :param with_cinder: have Cinder too; a cloud that has it keeps it.
     :raises MinicloudError: on a value out of range, or one that differs
         from the cloud that exists.
     """
@@ -257,6 +268,7 @@ def load(
         name=str(chosen.get('name', DEFAULT_NAME)),
         port_base=int(chosen.get('port_base', DEFAULT_PORT_BASE)),
         host_count=int(chosen.get('host_count', DEFAULT_HOSTS)),
+        with_cinder=with_cinder or bool(stored.get('with_cinder')),
     )
 
 
@@ -266,6 +278,7 @@ def save(cloud: Cloud) -> None:
         'name': cloud.name,
         'port_base': cloud.port_base,
         'host_count': cloud.host_count,
+        'with_cinder': cloud.with_cinder,
     }
     cloud.home.mkdir(mode=0o755, parents=True, exist_ok=True)
     (cloud.home / 'cloud.json').write_text(json.dumps(record, indent=1))

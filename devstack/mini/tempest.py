@@ -49,6 +49,11 @@ class Wish:
     workers: int = WORKERS
 
 
+def _apis(cloud: settings.Cloud) -> tuple[str, ...]:
+    """Return the services that tempest talks to."""
+    return (*APIS, 'cinder-api') if cloud.with_cinder else APIS
+
+
 def folder(cloud: settings.Cloud) -> pathlib.Path:
     """Return where tempest keeps its configuration and results."""
     return cloud.home / 'tempest'
@@ -157,7 +162,7 @@ def run(
 
         status = relay.run(
             cloud.lan_netns,
-            [cloud.port(name) for name in APIS],
+            [cloud.port(name) for name in _apis(cloud)],
             command(cloud, wish),
             _environment(cloud),
             folder(cloud),

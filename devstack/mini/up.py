@@ -25,6 +25,7 @@ from mini import settings
 from mini import sshd
 from mini import steps
 from mini import supervision
+from mini import volumes
 
 Work = Callable[[], str | None]
 
@@ -146,6 +147,7 @@ class Ascent:
             *self._control_steps(),
             *self._host_steps(),
             *self._seed_steps(),
+            *(self._cinder_steps() if self._cloud.with_cinder else ()),
         ]
 
     def _base_steps(self) -> list[steps.Step]:
@@ -237,9 +239,35 @@ class Ascent:
             ),
         ]
 
+    def _cinder_steps(self) -> list[steps.Step]:
+        cloud, start = self._cloud, self.service
+        after = ('database cinder', 'rabbitmq', 'accounts and endpoints')
+        return [
+            steps.Step('share', lambda: volumes.mount_share(cloud)),
+            steps.Step(
+                'database cinder',
+                lambda: schemas.cinder(cloud),
+                ('database user',),
+            ),
+            steps.Step('cinder-api', start('cinder-api'), after),
+            steps.Step(
+                'cinder-scheduler, cinder-volume',
+                start(*volumes.DAEMONS),
+                (*after, 'share'),
+            ),
+            steps.Step(
+                'cinder ready',
+                lambda: volumes.ready(cloud, self._control),
+                ('cinder-api', 'cinder-scheduler, cinder-volume'),
+            ),
+        ]
+
     def _host_steps(self) -> list[steps.Step]:
         found = []
-        control = ('nova-conductor, nova-scheduler', 'placement')
+        control = ['nova-conductor, nova-scheduler', 'placement']
+        if self._cloud.with_cinder:
+            # Servers that start again want their volumes.
+            control.append('share')
         for host in self._cloud.hosts:
             engine = f'dockerd-{host.name}'
             after = ('network namespaces', 'supervisord')

@@ -19,6 +19,7 @@ from nova_vcloud.conf import qos as qos_conf
 from nova_vcloud.engine import Engine
 from nova_vcloud.qos import assembly
 from nova_vcloud.qos import limits
+from nova_vcloud.qos import quota_file
 from nova_vcloud.qos import records
 from nova_vcloud.qos.keeper import Keeper
 from nova_vcloud.qos.keeper import Status
@@ -72,7 +73,9 @@ def _keeper(conf: cfg.ConfigOpts) -> Keeper:
         privsep.in_process()
     return assembly.docker_host(
         Engine(conf.docker.url, conf.docker.timeout),
-        conf.docker.runtime_links_path, conf.qos.state_path).keeper
+        conf.docker.runtime_links_path, conf.qos.state_path,
+        quota_file.Files() if conf.docker.root_disks == 'file' else None
+    ).keeper
 
 
 def _show(conf: cfg.ConfigOpts, args: Any) -> int:

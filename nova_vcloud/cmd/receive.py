@@ -8,6 +8,7 @@ server that moves is down meanwhile.
 
 import argparse
 import hashlib
+import io
 import os
 import re
 import shlex
@@ -18,6 +19,7 @@ from typing import NoReturn
 
 VERSION = 'nova-vcloud-receive 1'
 CHUNK = 1 << 20
+MAX_PAPERS = 1 << 20
 PAPERS = 'papers.json'
 #: Of what is left when a server has arrived.
 RESERVE = 64 << 20
@@ -42,8 +44,8 @@ def parser() -> argparse.ArgumentParser:
     words = _Parser(prog='nova-vcloud-receive', description=__doc__)
     verbs = words.add_subparsers(dest='verb', required=True)
     verb = verbs.add_parser(
-        'begin', help='make room for a server; its papers are on standard '
-                      'input')
+        'begin', help='make room for a server; its papers are a line on '
+                      'standard input, whose end is waited for')
     verb.add_argument('server')
     verb.add_argument('bytes', type=int)
     verb = verbs.add_parser('put', help='store what comes on standard input')
@@ -77,7 +79,8 @@ def begin(spool: str, server: str, size: int, papers: BinaryIO) -> str:
                       f'has {size >> 20} MiB')
     drop(spool, server)
     os.mkdir(folder(spool, server), mode=0o700)
-    put(spool, server, PAPERS, papers)
+    line = papers.readline(MAX_PAPERS)
+    put(spool, server, PAPERS, io.BytesIO(line.rstrip(b'\n')))
     return VERSION
 
 
@@ -141,7 +144,10 @@ def main(arguments: list[str] | None = None) -> int:
     except Refused as e:
         print(e, file=sys.stderr)
         return 1
-    print(said)
+    print(said, flush=True)
+    # The connection carries the data too: it stays until it is given up.
+    while sys.stdin.buffer.read(CHUNK):
+        pass
     return 0
 
 

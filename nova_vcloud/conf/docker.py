@@ -2,6 +2,7 @@
 """Options of the Docker compute driver."""
 
 from oslo_config import cfg
+from oslo_config import types
 
 GROUP = cfg.OptGroup(
     'docker',
@@ -15,6 +16,15 @@ CAPABILITIES = [
     'AUDIT_WRITE', 'CHOWN', 'DAC_OVERRIDE', 'FOWNER', 'FSETID', 'KILL',
     'MKNOD', 'NET_BIND_SERVICE', 'NET_RAW', 'SETFCAP', 'SETGID', 'SETPCAP',
     'SETUID', 'SYS_CHROOT']
+
+# linux/capability.h of Linux 6.12.
+KNOWN_CAPABILITIES = [
+    *CAPABILITIES, 'AUDIT_CONTROL', 'AUDIT_READ', 'BLOCK_SUSPEND', 'BPF',
+    'CHECKPOINT_RESTORE', 'DAC_READ_SEARCH', 'IPC_LOCK', 'IPC_OWNER', 'LEASE',
+    'LINUX_IMMUTABLE', 'MAC_ADMIN', 'MAC_OVERRIDE', 'NET_ADMIN',
+    'NET_BROADCAST', 'PERFMON', 'SYSLOG', 'SYS_ADMIN', 'SYS_BOOT',
+    'SYS_MODULE', 'SYS_NICE', 'SYS_PACCT', 'SYS_PTRACE', 'SYS_RAWIO',
+    'SYS_RESOURCE', 'SYS_TIME', 'SYS_TTY_CONFIG', 'WAKE_ALARM']
 
 OPTS = [
     cfg.StrOpt(
@@ -63,6 +73,31 @@ OPTS = [
         default=4096, min=16,
         help='Processes and threads a server may have whose flavor does not '
              'say with ``vcloud:pids``.'),
+    cfg.StrOpt(
+        'root_disks',
+        default='layer',
+        choices=[
+            ('layer', ('What a server writes lies in the store of the '
+                       'engine. Its size holds where the store has quotas.')),
+            ('file', ('It lies in a file system of its own, in a file beside '
+                      'that store: sizes hold with the storage driver '
+                      'overlay2 on any file system, and ``df`` inside tells '
+                      'them. Needs ``xfsprogs`` and Linux 5.14 or newer; '
+                      'nova-compute does not start without.'))],
+        help='Where the root disks of new servers are. One that is there '
+             'gets a file when it is stopped and started; one that has a '
+             'file keeps it. A file takes space as it is written; with '
+             '``[DEFAULT] preallocate_images = space`` it has all of it at '
+             'once.'),
+    cfg.BoolOpt(
+        'require_disk_limit',
+        default=False,
+        help='Whether nova-compute refuses to start where a server could '
+             'have more on its root disk than its flavor says. Sizes hold '
+             'with the storage driver btrfs when its quotas are on, with '
+             'overlay2 on xfs mounted with ``pquota``, and with '
+             '``root_disks = file``; elsewhere they only count in Placement, '
+             'and the log says so at start.'),
     cfg.IntOpt(
         'log_max_size_kib',
         default=1024, min=16,
@@ -76,11 +111,37 @@ OPTS = [
         default=True,
         help='Whether set-user-ID programs (``sudo``, ``su``) inside a '
              'server are kept from gaining privileges. Log in as root by '
-             'ssh instead, or turn this off for all servers of the host.'),
+             'ssh instead, turn it off for a flavor '
+             '(``vcloud:no_new_privileges=false``), or here for all servers '
+             'of the host whose flavor does not say.'),
     cfg.ListOpt(
         'capabilities',
         default=CAPABILITIES,
         help='Linux capabilities a server has; everything else is dropped.'),
+    cfg.ListOpt(
+        'allowed_capabilities',
+        default=[],
+        item_type=types.String(choices=KNOWN_CAPABILITIES),
+        help='Linux capabilities that a flavor may add with '
+             '``vcloud:capabilities``. Some of them, ``SYS_ADMIN``, '
+             '``SYS_MODULE``, ``SYS_RAWIO``, ``SYS_PTRACE`` and '
+             '``DAC_READ_SEARCH`` among them, give a tenant the host. A '
+             'server whose flavor wants one that is not listed is refused.'),
+    cfg.ListOpt(
+        'allowed_devices',
+        default=[],
+        item_type=types.String(regex=r'^/dev(/[A-Za-z0-9_:+@-]'
+                                     r'[A-Za-z0-9_.:+@-]*)+$'),
+        help='Devices of this host, as ``/dev/NAME``, that a flavor may give '
+             'to a server with ``vcloud:devices``. A server whose flavor '
+             'wants one that is not listed, or not there, is refused.'),
+    cfg.BoolOpt(
+        'inject_password',
+        default=False,
+        help='Whether the password that the API answers with when a server '
+             'is made (``adminPass``) is set for its root, or whom the image '
+             'property ``os_admin_user`` names. An image without '
+             '``chpasswd`` makes a server without it.'),
     cfg.FloatOpt(
         'stop_event_delay',
         default=1.0, min=0.0,

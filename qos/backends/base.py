@@ -50,6 +50,10 @@ class Backend(abc.ABC):
     #: Short name, for logs and tables.
     name: str
 
+    #: Remembers for the next start what others enforce while a guest runs.
+    #: So it may be told a moment after them.
+    remembers = False
+
     @abc.abstractmethod
     def support(self) -> Support:
         """Return what this host can do; the same object every time."""

@@ -71,6 +71,7 @@ class DockerBackend(base.Backend):
     """
 
     name = 'docker'
+    remembers = True
 
     def __init__(self, engine: Engine,
                  system: str = '/sys/devices/system') -> None:

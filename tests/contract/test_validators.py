@@ -7,8 +7,10 @@ from nova import exception
 from nova.api.validation.extra_specs import validators
 import pytest
 
+from nova_vcloud import boot
 from nova_vcloud import extra_specs
 from nova_vcloud import specs
+from nova_vcloud.exception import InvalidRequest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -36,6 +38,33 @@ def test_bad_values_are_refused_by_api_and_host_alike(name, value):
         specs.parse(1, 64, {name: value})
 
 
+@pytest.mark.parametrize(('name', 'value', 'good'), [
+    ('command', 'sleep 10', True), ('command', '', False),
+    ('command', """sh -c 'a "b' "c 'd" e\\ f""", True),
+    ('command', "sh -c 'open", False), ('command', 'open\\', False),
+    ('entrypoint', '/bin/x "y z"', True), ('entrypoint', ' ', False),
+    ('environment', "A=1 B='2 3' C=", True), ('environment', 'A', False),
+    ('environment', '1=2', False), ('environment', 'A=1 B', False),
+    ('init', 'tini', True), ('init', 'systemd', False),
+    ('stop_signal', 'SIGRTMIN+3', True), ('stop_signal', 'TERM', False),
+    ('stop_signal', 'SIGSTOP', False),
+    ('capabilities', 'NET_ADMIN,SYS_PTRACE', True),
+    ('capabilities', 'net_admin', False), ('capabilities', 'A B', False),
+    ('devices', '/dev/kvm,/dev/snd/seq', True),
+    ('devices', '/etc/passwd', False), ('devices', '/dev/../x', False),
+    ('devices', '/dev/', False), ('devices', '/dev/a:b', True),
+    ('no_new_privileges', 'true', True), ('no_new_privileges', '1', False)])
+def test_api_and_host_agree_on_how_a_server_is_started(name, value, good):
+    if good:
+        validators.validate(f'vcloud:{name}', value)
+        boot.parse({f'vcloud:{name}': value}, {})
+        return
+    with pytest.raises(exception.ValidationError):
+        validators.validate(f'vcloud:{name}', value)
+    with pytest.raises(InvalidRequest, match=f'vcloud:{name}='):
+        boot.parse({f'vcloud:{name}': value}, {})
+
+
 @pytest.mark.parametrize('name', ['vcloud:pidz', 'vcloud:', 'vcloud:ecu'])
 def test_an_unknown_key_of_ours_is_refused(name):
     with pytest.raises(exception.ValidationError, match=name):
@@ -49,5 +78,5 @@ def test_other_namespaces_are_as_before():
 
 def test_every_key_is_documented():
     text = ''.join((ROOT / f'doc/source/admin/{name}.rst').read_text()
-                   for name in ('limits', 'scheduling'))
+                   for name in ('guests', 'limits', 'scheduling'))
     assert [key for key in extra_specs.KEYS if key not in text] == []

@@ -26,7 +26,8 @@ def desk() -> Iterator[desk_module.Desk]:
     found = supervision.Supervision(cloud).is_running()
     minicloud = [str(ROOT / 'devstack/minicloud')]
     if not found:
-        subprocess.run([*minicloud, 'up', '--no-install'], check=True)
+        subprocess.run(
+            [*minicloud, 'up', '--no-install', '--with-cinder'], check=True)
     yield desk_module.Desk(settings.load())
     if not found or os.environ.get('CI'):
         subprocess.run([*minicloud, 'down'], check=True)

@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import tarfile
 
+import crashes
 from desk import Desk
 from desk import until
 from openstack import exceptions
@@ -22,7 +23,7 @@ def ready_again(desk: Desk, host, pid) -> None:
     until(lambda: desk.compute_ready(host, before), 90, f'{service} ready')
 
 
-@pytest.mark.parametrize('step', STEPS)
+@pytest.mark.parametrize('step', crashes.some(STEPS, 3))
 def test_nova_compute_killed_at_each_step_of_spawn(desk: Desk, step):
     host = desk.cloud.hosts[0]
     service = f'nova-compute-{host.name}'

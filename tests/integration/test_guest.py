@@ -97,7 +97,7 @@ def test_a_stopped_server_gets_its_interface_when_it_starts(desk: Desk):
 
 def test_an_interface_that_cannot_be_is_refused_and_nothing_left(desk: Desk):
     server = desk.boot('picky')
-    before = nics(desk, server)
+    before, shown = nics(desk, server), desk.addresses(server)
     ports = {port.id for port in desk.api.network.ports()}
     network = desk.api.network.create_network(
         name='nowhere', provider_network_type='local')
@@ -110,50 +110,110 @@ def test_an_interface_that_cannot_be_is_refused_and_nothing_left(desk: Desk):
         assert not answer.ok
         assert nics(desk, server) == before
         assert {port.id for port in desk.api.network.ports()} == ports
+        # Neutron tells Nova of a port that came, and then that it went: until
+        # it has heard both Nova may show it.
+        until(lambda: desk.addresses(server) == shown, 30, 'Nova shows none')
         desk.answers(server)
     finally:
         desk.api.network.delete_network(network)
 
 
+def set_password(desk: Desk, server, password: str) -> None:
+    desk.compute.change_server_password(server, password)
+    until(lambda: desk.get(server).status == 'ACTIVE'
+          and desk.get(server).task_state is None, 30, 'it is set')
+
+
 @pytest.mark.matrix('operation.set-admin-password')
 def test_the_password_of_a_running_server_is_set(desk: Desk):
     server = desk.boot('secret', image='debian-12', flavor='c1.small')
-    desk.compute.change_server_password(server, 'new: Secret\'s 7')
-    until(lambda: desk.get(server).status == 'ACTIVE'
-          and desk.get(server).task_state is None, 30, 'it is set')
+    set_password(desk, server, 'new: Secret\'s 7')
     assert desk.inside(server, CHECK % 'new: Secret\'s 7'.replace(
         "'", "'\\''")) == 'same'
     assert desk.inside(server, CHECK % 'other') == 'other'
 
 
-def type_at(url: str, text: bytes, answer: bytes) -> bytes:
-    """Open a console as a browser does, type, and wait for an answer."""
-    with contextlib.closing(websocket.create_connection(
-            url, timeout=20, subprotocols=['binary'])) as viewer:
-        viewer.send_binary(text)
+class Viewer:
+    """A browser at a server's console."""
+
+    def __init__(self, url: str) -> None:
+        self._socket = websocket.create_connection(
+            url, timeout=30, subprotocols=['binary'])
+
+    def type(self, text: bytes, answer: bytes) -> bytes:
+        """Type, and wait for an answer."""
+        self._socket.send_binary(text)
         found = b''
         while answer not in found:
-            data = viewer.recv()
+            data = self._socket.recv()
             assert data, found
             found += data
         return found
 
+    def log_in(self, password: bytes) -> None:
+        """Log in as root."""
+        self.type(b'\r', b'login: ')
+        self.type(b'root\r', b'Password: ')
+        self.type(password + b'\r', b'# ')
+
+    def close(self) -> None:
+        self._socket.close()
+
 
 @pytest.mark.matrix('console.serial.interactive')
-def test_the_terminal_of_a_server_is_at_its_console(desk: Desk):
-    server = desk.boot('talks')
-    desk.inside(server, 'sh </dev/console >/dev/console 2>&1 &')
+def test_who_has_set_a_password_logs_in_at_the_console(desk: Desk):
+    server = desk.boot('talks', image='debian-12', flavor='c1.small')
+    set_password(desk, server, "new: Secret's 7")
     url = desk.compute.create_console(server, 'serial')['url']
-    type_at(url, b'echo $((6*7)) on $(hostname)\r', b'42 on talks')
+    with contextlib.closing(Viewer(url)) as viewer:
+        viewer.log_in(b"new: Secret's 7")
+        viewer.type(b'echo $((6*7)) on $(hostname)\r', b'42 on talks')
     # As long as its token is good, and after a restart of the server.
     reboot(desk, server)
-    desk.inside(server, 'sh </dev/console >/dev/console 2>&1 &')
-    type_at(url, b'echo $((7*7)) on $(hostname)\r', b'49 on talks')
+    with contextlib.closing(Viewer(url)) as viewer:
+        viewer.log_in(b"new: Secret's 7")
+        viewer.type(b'echo $((7*7)) on $(hostname)\r', b'49 on talks')
     assert '42 on talks' in desk.console(server)
     desk.compute.stop_server(server)
     desk.wait(server, 'SHUTOFF')
     with pytest.raises(exceptions.ConflictException, match='is not ready'):
         desk.compute.create_console(server, 'serial')
+
+
+def test_user_data_is_run_once(desk: Desk):
+    text = base64.b64encode(b'#!/bin/sh\necho ran | tee -a /root/ran\n')
+    server = desk.boot('scripted', user_data=text.decode())
+    until(lambda: 'user data ended with 0' in desk.console(server), 30,
+          'it has run')
+    reboot(desk, server)
+    desk.compute.stop_server(server)
+    desk.wait(server, 'SHUTOFF')
+    desk.compute.start_server(server)
+    desk.wait(server, 'ACTIVE')
+    desk.answers(server)
+    assert desk.inside(server, 'cat /root/ran') == 'ran\n'
+    assert desk.console(server).count('user data ended') == 1
+
+
+def test_a_flavor_starts_a_server_otherwise(desk: Desk):
+    with desk.flavor('c1.started', vcloud__init='tini',
+                     vcloud__environment="WHO='a flavor'",
+                     vcloud__no_new_privileges='false') as flavor:
+        server = desk.boot('started', flavor=flavor)
+        assert desk.inside(server, 'cat /proc/1/comm') == 'docker-init\n'
+        assert 'WHO=a flavor' in desk.inside(
+            server, 'tr "\\0" "\\n" </proc/1/environ')
+        assert 'NoNewPrivs:\t0' in desk.inside(server,
+                                               'cat /proc/1/status')
+        desk.delete(server)
+
+
+def test_what_a_host_does_not_allow_is_in_the_fault(desk: Desk):
+    with desk.flavor('c1.mighty', vcloud__capabilities='SYS_ADMIN') as flavor:
+        server = desk.wait(desk.request('mighty', flavor=flavor), 'ERROR')
+        assert ('SYS_ADMIN is not in [docker] allowed_capabilities'
+                in server.fault['message'])
+        desk.delete(server)
 
 
 @pytest.mark.matrix('guest.setup.configdrive')

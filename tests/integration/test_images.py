@@ -115,6 +115,7 @@ def test_a_server_that_is_shelved_comes_back_as_it_was(desk: Desk):
     server = desk.boot('shelf')
     write(desk, server, 'kept')
     before = desk.addresses(server), desk.nic(server)
+    image_id = desk.get(server).image.id
     desk.compute.shelve_server(server)
     desk.wait(server, 'SHELVED_OFFLOADED')
     assert desk.get(server).compute_host is None
@@ -123,6 +124,12 @@ def test_a_server_that_is_shelved_comes_back_as_it_was(desk: Desk):
     assert (desk.addresses(server), desk.nic(server)) == before
     assert read(desk, server) == 'kept'
     desk.answers(server)
+    # What it was made of is gone; Nova names the image it had before.
+    with upload(desk, b'this is no archive' * 1000) as other:
+        desk.compute.rebuild_server(server, other.id)
+        until(lambda: desk.get(server).task_state is None, 60, 'it is tried')
+    assert desk.get(server).image.id == image_id
+    assert read(desk, server) == 'kept'
 
 
 @pytest.mark.matrix('operation.rebuild')

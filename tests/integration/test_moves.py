@@ -5,15 +5,16 @@ import contextlib
 import os
 import pathlib
 
+import crashes
 from desk import Desk
 from desk import until
 from openstack import exceptions
 import pytest
 
 #: Steps of a move at which nova-compute dies: (where, step).
-AT_SOURCE = ('announced', 'stopped', 'sent', 'park', 'left')
-AT_DEST = ('base', 'namespace', 'create', 'join', 'limits', 'unpacked',
-           'inject', 'start', 'arrived')
+AT_SOURCE = ('announced', 'copied', 'stopped', 'sent', 'park', 'left')
+AT_DEST = ('base', 'disks', 'namespace', 'create', 'join', 'limits',
+           'unpacked', 'inject', 'start', 'arrived')
 
 WRITE = '''
 set -e
@@ -26,11 +27,13 @@ chmod 4755 /data/owned
 mkfifo /data/fifo
 rm -f /etc/issue; rm -rf /etc/network; mkdir -p /etc/network
 echo new >/etc/network/only
+[ ! -d /volumes/vdb ] || echo kept >/volumes/vdb/note
 '''
 LOOK = '''
 find /data -exec stat -c '%n %F %a %u %g %h %s %Y' {} +
 sha256sum /data/big; cat /etc/network/only; ls -A /etc/network
 ls /etc/issue 2>&1; readlink /data/deep/soft; hostname
+cat /volumes/vdb/note 2>&1
 '''
 
 
@@ -224,11 +227,20 @@ def whole(desk: Desk, server, before: tuple) -> None:
         host.name: [f'/nova-{server.id}'] if host.name == here else []
         for host in desk.cloud.hosts}, 20, f'one container, on {here}')
     assert spools(desk) == []
+    until(lambda: all(f'/{here}/' in path for path in desk.disks(server)),
+          20, 'its disks are nowhere else')
 
 
-@pytest.mark.parametrize('step', AT_SOURCE)
-def test_nova_compute_dies_where_the_server_leaves(desk: Desk, step):
-    server = desk.boot('leaver')
+@pytest.fixture
+def flavor(desk: Desk):
+    """One with an ephemeral disk, which goes along."""
+    with desk.flavor('move.disk', ephemeral=1) as name:
+        yield name
+
+
+@pytest.mark.parametrize('step', crashes.some(AT_SOURCE, 2))
+def test_nova_compute_dies_where_the_server_leaves(desk: Desk, flavor, step):
+    server = desk.boot('leaver', flavor=flavor)
     fill(desk, server)
     before, source = look(desk, server), desk.host_of(server)
     with death_at(desk, source, step):
@@ -238,9 +250,10 @@ def test_nova_compute_dies_where_the_server_leaves(desk: Desk, step):
     whole(desk, server, before)
 
 
-@pytest.mark.parametrize('step', AT_DEST)
-def test_nova_compute_dies_where_the_server_arrives(desk: Desk, step):
-    server = desk.boot('arriver')
+@pytest.mark.parametrize('step', crashes.some(AT_DEST, 3))
+def test_nova_compute_dies_where_the_server_arrives(desk: Desk, flavor,
+                                                    step):
+    server = desk.boot('arriver', flavor=flavor)
     fill(desk, server)
     before, source = look(desk, server), desk.host_of(server)
     dest, = (h for h in desk.cloud.hosts if h.name != source.name)
@@ -266,24 +279,24 @@ def engine_death_at(desk: Desk, host, step: str):
         path.unlink(missing_ok=True)
 
 
-@pytest.mark.parametrize('step', AT_SOURCE)
-def test_the_engine_dies_where_the_server_leaves(desk: Desk, step):
+# Each step of both hosts: tests/functional/driver/test_moves.py.
+
+def test_the_engine_dies_where_the_server_leaves(desk: Desk):
     server = desk.boot('leaver')
     fill(desk, server)
     before, source = look(desk, server), desk.host_of(server)
-    with engine_death_at(desk, source, step):
+    with engine_death_at(desk, source, 'stopped'):
         desk.compute.migrate_server(server)
     assert settle(desk, server) == 'ACTIVE'
     whole(desk, server, before)
 
 
-@pytest.mark.parametrize('step', AT_DEST)
-def test_the_engine_dies_where_the_server_arrives(desk: Desk, step):
+def test_the_engine_dies_where_the_server_arrives(desk: Desk):
     server = desk.boot('arriver')
     fill(desk, server)
     before, source = look(desk, server), desk.host_of(server)
     dest, = (h for h in desk.cloud.hosts if h.name != source.name)
-    with engine_death_at(desk, dest, step):
+    with engine_death_at(desk, dest, 'unpacked'):
         desk.compute.migrate_server(server)
     assert settle(desk, server) == 'ACTIVE'
     whole(desk, server, before)

@@ -58,7 +58,8 @@ def tree(tmp_path):
 def test_all_is_every_check_and_one_pytest_of_all_layers(tree):
     done = tree.run()
     assert done.returncode == 0, done.stdout
-    assert tree.calls('minicloud') == ['minicloud install']
+    assert tree.calls('minicloud') == [
+        'minicloud install --with-cinder']
     [pytest_call] = tree.calls('pytest')
     assert pytest_call.endswith(
         'tests/unit tests/contract tests/functional tests/integration '

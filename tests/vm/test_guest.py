@@ -17,6 +17,7 @@ INSIDE = {
     'vm/inside/test_cgroup2.py': (),
     'vm/inside/test_start.py': (),
     'vm/inside/test_reload.py': (),
+    'vm/inside/test_disks.py': (),
     'functional/qos/test_backends.py': ('TestCgroupHere', 'TestTc'),
     # What differs there: OOM kills, and containers that outlive the engine.
     'functional/vif/test_containers.py': (

@@ -12,6 +12,7 @@ import time
 import dockerd as dockerd_fixture
 import pytest
 
+from nova_vcloud import exception
 from nova_vcloud.engine import Engine
 from nova_vcloud.virt_docker import consoles
 from nova_vcloud.virt_docker import password
@@ -167,7 +168,10 @@ class TestConsole:
             if number % 50 == 0:
                 viewer.type(b'echo $((6*7))\r')
                 viewer.until(b'42')
-            viewer.socket.close()
+            # A busy machine may still have the last ones: no more than some
+            # may be there at a time.
+            viewer.socket.shutdown(socket.SHUT_WR)
+            viewer.ended()
             if number % 100 == 0:
                 desk.close(UUID)
                 where = desk.open(UUID, container)
@@ -188,6 +192,21 @@ def test_a_program_reads_and_writes(dockerd, container):
     code, said = dockerd.engine.run(
         container, ['sh', '-c', 'echo bad >&2; exit 3'])
     assert (code, said) == (3, b'bad\n')
+
+
+@pytest.mark.parametrize('command', [
+    'sleep 1000', 'yes', 'cat >/dev/null; while :; do echo; sleep 0.2; done'])
+def test_a_program_without_end_holds_nobody(dockerd, container, command):
+    """A tenant's chpasswd may be anything."""
+    engine = Engine(dockerd.engine.url, timeout=2)
+    begin = time.monotonic()
+    with pytest.raises(exception.EngineError, match='does not end'):
+        engine.run(container, ['sh', '-c', command], b'text\n')
+    assert time.monotonic() - begin < 15
+
+
+def test_a_program_that_does_not_read_is_no_error(dockerd, container):
+    assert dockerd.engine.run(container, ['true'], b'x' * 100)[0] == 0
 
 
 def test_a_guest_without_the_program_is_not_supported(dockerd, container):

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a container has written gets whole into another one."""
 
+import io
 import os
 import pathlib
 import subprocess
+import tarfile
 
 import dockerd as dockerd_fixture
 import pytest
@@ -77,7 +79,7 @@ def test_all_that_was_written_arrives(dockerd, containers, tmp_path):
     assert os.stat(archive).st_size < 10_000_000
 
     target = containers('target')
-    layers.unpack(archive, layers.upper(target), layers.log(target))
+    layers.unpack([archive], layers.upper(target), layers.log(target))
     assert changes(dockerd, 'target') == changes(dockerd, 'source')
     engine.start('target')
     assert inside(dockerd, 'target', LOOK) == before
@@ -100,7 +102,7 @@ def test_the_console_log_goes_on_where_it_ended(dockerd, containers,
         pathlib.Path(path).write_text(line % text)
     layers.pack(layers.upper(source), layers.logs(source, 3), archive)
     target = containers('listener')
-    layers.unpack(archive, layers.upper(target), layers.log(target))
+    layers.unpack([archive], layers.upper(target), layers.log(target))
     dockerd.engine.start('listener')
     told = dockerd.engine.container('listener')
     assert told['LogPath'] == layers.log(target)
@@ -114,8 +116,52 @@ def test_an_archive_that_is_cut_off(dockerd, containers, tmp_path):
     layers.pack(layers.upper(source), [], str(archive))
     archive.write_bytes(archive.read_bytes()[:300])
     with pytest.raises(exception.MoveFailed, match='tar: '):
-        layers.unpack(str(archive), layers.upper(source),
+        layers.unpack([str(archive)], layers.upper(source),
                       str(tmp_path / 'log'))
+
+
+def test_a_disk_that_is_too_small_is_said(tmp_path):
+    layer, small = tmp_path / 'diff', tmp_path / 'small'
+    for folder in (layer, small):
+        folder.mkdir()
+    (layer / 'file').write_bytes(os.urandom(3_000_000))
+    layers.pack(str(layer), [], str(tmp_path / 'layer.tar'))
+    subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=2M', 'tmpfs', small],
+                   check=True)
+    try:
+        with pytest.raises(exception.MoveFailed, match='does not fit'):
+            layers.unpack([str(tmp_path / 'layer.tar')], str(small),
+                          str(tmp_path / 'log'))
+    finally:
+        subprocess.run(['umount', small], check=True)
+
+
+@pytest.mark.parametrize('way', ['{V}', '../../../../../../../../../..{V}'])
+@pytest.mark.parametrize('name', ['diff/x/file', 'diff/../../../../x/file'])
+def test_a_forged_archive_writes_nothing_outside(containers, tmp_path, way,
+                                                 name):
+    """A link first, then a file through it; no engine's layer has such."""
+    victim = tmp_path / 'victim'
+    victim.mkdir()
+    (victim / 'file').write_text('mine')
+    with tarfile.open(tmp_path / 'forged.tar', 'w') as tar:
+        link = tarfile.TarInfo('diff/x')
+        link.type = tarfile.SYMTYPE
+        link.linkname = way.replace('{V}', str(victim))
+        tar.addfile(link)
+        file = tarfile.TarInfo(name)
+        file.size = 6
+        tar.addfile(file, io.BytesIO(b'theirs'))
+    target = containers('target')
+    layer = pathlib.Path(layers.upper(target))
+    around = {each: sorted(os.listdir(each))
+              for each in (layer.parent, layer.parent.parent)}
+    with pytest.raises(exception.MoveFailed, match=r'^tar: '):
+        layers.unpack(str(tmp_path / 'forged.tar'), str(layer),
+                      str(tmp_path / 'log'))
+    assert (victim / 'file').read_text() == 'mine'
+    assert os.listdir(victim) == ['file']
+    assert around == {each: sorted(os.listdir(each)) for each in around}
 
 
 def test_another_storage_driver_is_named():

@@ -65,6 +65,16 @@ def test_all_limits_are_in_force_after_spawn(host, server):
     assert seen(host, *server) == right(host)
 
 
+def test_the_flavors_swap_comes_on_top_of_its_memory(host):
+    instance, ports = host.instance(), host.ports()
+    instance.flavor.swap = 32
+    host.spawn(instance, ports)
+    found = seen(host, instance, ports)
+    assert (found['memory'], found['memsw']) == (64 * MIB, 96 * MIB)
+    host.containers.resize(instance, host.flavor(), ports)
+    assert seen(host, instance, ports)['memsw'] == 64 * MIB
+
+
 def test_the_scheduler_is_told_what_is_in_use(host, server):
     assert host.resources.ecu(4.0).to_stats() | {
         'numa_node_cpus': ''} == {
@@ -189,6 +199,8 @@ def test_resize_stops_nothing(host, server):
     after = host.container(instance)['State']
     assert (after['Pid'], after['StartedAt']) == (
         before['Pid'], before['StartedAt'])
+    assert host.keeper.status(instance.uuid).drift == []
+    assert host.container(instance)['HostConfig']['Memory'] == 32 * MIB
 
 
 def test_less_memory_than_in_use_changes_nothing(host, server):
@@ -284,6 +296,7 @@ def test_a_server_killed_inside_starts_with_its_limits(host, server):
 def test_who_looks_at_a_server_that_is_deleted_writes_nothing(
         host, server, monkeypatch):
     uuid = server[0].uuid
+    host.keeper.settle(uuid)
     looking, go = threading.Event(), threading.Event()
     enforce = host.keeper.enforcer.enforce
 

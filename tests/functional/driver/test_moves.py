@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A server goes from one compute host to another, over real ssh."""
 
+from concurrent import futures
 import pathlib
 import subprocess
 
 import computehost
+import crashes
 import dockerd as dockerd_fixture
 import lan as lan_fixture
 from nova import objects
@@ -14,7 +16,14 @@ import sshd
 from nova_vcloud import exception
 from nova_vcloud.virt_docker import images
 from nova_vcloud.virt_docker import moves
+from nova_vcloud.virt_docker import steps
 from nova_vcloud.virt_docker import transport
+from nova_vcloud.virt_docker.volumes import ephemeral
+
+#: Steps of a move on the host that is left, and on the other.
+AT_SOURCE = ('announced', 'copied', 'stopped', 'sent', 'park', 'left')
+AT_DEST = ('base', 'namespace', 'create', 'join', 'limits', 'unpacked',
+           'inject', 'start', 'arrived')
 
 
 @pytest.fixture(scope='module')
@@ -30,20 +39,29 @@ def other(tmp_path_factory):
 
 
 @pytest.fixture
-def pair(dockerd, lan, other, tmp_path, monkeypatch):
-    """Return the two hosts and what makes their moves."""
+def pair(request, dockerd, lan, other, tmp_path, monkeypatch):
+    """Return the two hosts and what makes their moves.
+
+    A parameter tells which of them keep root disks in files.
+    """
+    files = getattr(request, 'param', (False, False))
     engine, other_lan, ssh, folder = other
     monkeypatch.setattr(images, 'tag_of',
                         lambda _id: f'{dockerd_fixture.IMAGE}:latest')
-    hosts = (computehost.ComputeHost(dockerd, lan, tmp_path / 'records'),
-             computehost.ComputeHost(engine, other_lan, folder / 'records'))
+    hosts = (computehost.ComputeHost(dockerd, lan, tmp_path / 'records',
+                                     disk_files=files[0]),
+             computehost.ComputeHost(engine, other_lan, folder / 'records',
+                                     disk_files=files[1]))
 
-    def make(method: str = 'layer', known: bool = True) -> list[moves.Moves]:
+    def make(method: str = 'layer', known: bool = True,
+             wait: float = 5) -> list[moves.Moves]:
         return [moves.Moves(
             host.dockerd.engine, host.containers, computehost.Images(),
             method, str(folder / 'spool'),
             lambda address: transport.Remote(ssh, address),
-            lambda _context, _image: known, 2, 5) for host in hosts]
+            lambda _context, _image: known, 2, wait,
+            ephemeral.Store(str(host.state / 'disks'), 'xfs'))
+            for host in hosts]
     yield hosts, make
     for host in hosts:
         for uuid in list(host.containers.list()):
@@ -98,6 +116,50 @@ def test_a_server_goes_and_comes_back(pair, method, known):
     source.containers.restore(instance, ports, power_on=True)
     assert there(source, instance) == before
     assert not source.keeper.status(instance.uuid).drift
+
+
+@pytest.mark.parametrize('pair', [
+    (True, False), (False, True), (True, True)], indirect=True,
+    ids=['from', 'to', 'both'])
+def test_a_root_disk_in_a_file_goes_and_comes_back(pair):
+    hosts, make = pair
+    same_image(hosts)
+    source, dest = hosts
+    here, other = make()
+    instance, ports = spawn(source)
+    before = there(source, instance)
+    source.inside(instance, 'dd if=/dev/zero of=/big bs=1M count=50')
+    papers = here.send(None, instance, sshd.ADDRESS, ports, 0)
+    old = instance.flavor
+    instance.flavor = source.flavor(root_gb=2)
+    other.receive(None, instance, papers, dest.ports(), objects.ImageMeta(),
+                  power_on=True)
+    assert there(dest, instance) == before
+    assert '52428800' in dest.inside(instance, 'ls -l /big')
+    assert not dest.keeper.status(instance.uuid).drift
+    if dest.parts.disk.support().enforced:
+        assert ' 2048 ' in dest.inside(instance, 'df -m /')
+    dest.containers.destroy(instance.uuid)
+    other.forget(instance.uuid)
+    unmount_disks(source)
+    instance.flavor = old
+    source.containers.restore(instance, ports, power_on=True)
+    assert there(source, instance) == before
+    # At rest, it goes as well.
+    source.containers.stop(instance.uuid, 0)
+    unmount_disks(source)
+    papers = here.send(None, instance, sshd.ADDRESS, ports, 0)
+    other.receive(None, instance, papers, dest.ports(), objects.ImageMeta(),
+                  power_on=True)
+    source.containers.drop_parked(instance.uuid)
+    assert there(dest, instance) == before
+
+
+def unmount_disks(host) -> None:
+    """Have no disk mounted, as after a reboot of the host."""
+    for path in (host.dockerd.home / 'data/overlay2').iterdir():
+        if path.is_mount():
+            subprocess.run(['umount', path], check=True)
 
 
 def test_without_the_image_there_a_server_takes_it_along(pair):
@@ -158,7 +220,7 @@ def test_a_server_that_cannot_be_sent_runs_on(pair, monkeypatch):
 
     def fail(*_args):
         raise exception.MoveFailed('cut off')
-    monkeypatch.setattr(transport.Remote, 'put', fail)
+    monkeypatch.setattr(transport.Delivery, '_send', fail)
     with pytest.raises(exception.MoveFailed, match='cut off'):
         here.send(None, instance, sshd.ADDRESS, ports, 0)
     assert there(hosts[0], instance).startswith('mine')
@@ -170,14 +232,115 @@ def test_the_engine_goes_away_while_a_server_is_sent(pair, monkeypatch):
     source = hosts[0]
     instance, ports = spawn(source)
     here, _other = make()
-    real = transport.Remote.put
+    real = transport.Delivery._send
 
-    def put(*args):
+    def send(*args):
         source.dockerd.kill()
         real(*args)
         source.dockerd.start()
         raise exception.MoveFailed('the engine was away')
-    monkeypatch.setattr(transport.Remote, 'put', put)
+    monkeypatch.setattr(transport.Delivery, '_send', send)
     with pytest.raises(exception.MoveFailed, match='was away'):
         here.send(None, instance, sshd.ADDRESS, ports, 0)
     assert there(source, instance).startswith('mine')
+
+
+@pytest.fixture
+def mortal(monkeypatch):
+    """Return what has an engine die at a step, and come back at once."""
+    died = []
+    with futures.ThreadPoolExecutor(1) as pool:
+        def at(step: str, engine: dockerd_fixture.Dockerd) -> list:
+            def reached(name: str) -> None:
+                if name == step and not died:
+                    engine.kill()
+                    died.append(pool.submit(engine.start))
+            monkeypatch.setattr(steps, 'reached', reached)
+            return died
+        yield at
+    for start in died:
+        start.result()
+
+
+@pytest.mark.parametrize('step', crashes.some(AT_SOURCE, 2))
+def test_the_engine_that_is_left_dies(pair, mortal, step):
+    """The server is whole on the one host or the other."""
+    hosts, make = pair
+    same_image(hosts)
+    source, dest = hosts
+    here, other = make(wait=60)
+    instance, ports = spawn(source)
+    before = there(source, instance)
+    died = mortal(step, source.dockerd)
+    try:
+        papers = here.send(None, instance, sshd.ADDRESS, ports, 0)
+    except exception.NovaVcloudException:
+        runs, empty = source, dest
+    else:
+        runs, empty = dest, source
+        other.receive(None, instance, papers, dest.ports(),
+                      objects.ImageMeta(), power_on=True)
+        died[0].result()
+        source.containers.drop_parked(instance.uuid)
+    assert died
+    died[0].result()
+    assert there(runs, instance) == before
+    assert not runs.keeper.status(instance.uuid).drift
+    assert empty.dockerd.docker('ps', '--all', '--quiet').stdout == ''
+
+
+@pytest.mark.parametrize('step', crashes.some(AT_DEST, 4))
+def test_the_engine_where_a_server_arrives_dies(pair, mortal, step):
+    """It is waited for."""
+    hosts, make = pair
+    same_image(hosts)
+    source, dest = hosts
+    here, other = make(wait=60)
+    instance, ports = spawn(source)
+    before = there(source, instance)
+    papers = here.send(None, instance, sshd.ADDRESS, ports, 0)
+    died = mortal(step, dest.dockerd)
+    other.receive(None, instance, papers, dest.ports(), objects.ImageMeta(),
+                  power_on=True)
+    assert died
+    died[0].result()
+    assert there(dest, instance) == before
+    assert not dest.keeper.status(instance.uuid).drift
+    source.containers.drop_parked(instance.uuid)
+
+
+def test_a_server_goes_on_when_a_move_is_cut_off_while_it_is_still(pair):
+    """The moment in which it is frozen, for its last writes to end."""
+    hosts, _make = pair
+    instance, ports = spawn(hosts[0])
+    hosts[0].dockerd.engine.pause(hosts[0].container(instance)['Id'])
+    hosts[0].containers.restore(instance, ports, power_on=True)
+    assert there(hosts[0], instance).startswith('mine')
+
+
+def test_what_a_server_writes_while_it_is_sent_arrives(pair, monkeypatch):
+    hosts, make = pair
+    same_image(hosts)
+    source, dest = hosts
+    here, other = make()
+    instance, ports = spawn(source)
+    source.inside(instance, 'head -c 3000000 /dev/urandom >/root/big; '
+                            'echo 1 >/root/gone; mkdir /root/dir; sync')
+
+    def reached(step: str) -> None:
+        if step == 'copied':
+            source.inside(instance, 'echo late >/root/late; rm /root/gone; '
+                                    'mv /root/dir /root/moved; '
+                                    'echo more >>/root/file')
+    monkeypatch.setattr(steps, 'reached', reached)
+    digest = source.inside(instance, 'sha256sum /root/big')
+    papers = here.send(None, instance, sshd.ADDRESS, ports, 0)
+    sizes = [path.stat().st_size for path in sorted(
+        pathlib.Path(other._spool, instance.uuid).glob('*.tar'))]
+    other.receive(None, instance, papers, dest.ports(), objects.ImageMeta(),
+                  power_on=True)
+    assert dest.inside(instance, 'sha256sum /root/big') == digest
+    assert dest.inside(instance, 'cd /root; ls; cat late file') == (
+        'big\nfile\nlate\nmoved\nlate\nmine\nmore\n')
+    assert len(sizes) == 2
+    source.containers.drop_parked(instance.uuid)

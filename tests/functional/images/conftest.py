@@ -70,6 +70,14 @@ class PrivateEngine:
         return {'images': set(images.decode().splitlines()),
                 'layers': layers, 'rest': rest}
 
+    def settled(self, wanted):
+        """Wait for the engine's own clearing; return what it holds."""
+        for _ in range(50):
+            if (found := self.contents()) == wanted:
+                break
+            time.sleep(0.1)
+        return found
+
 
 @pytest.fixture(scope='session')
 def private_engine():

@@ -5,9 +5,12 @@ import gzip
 import hashlib
 import io
 import json
+import lzma
 import multiprocessing
 import os
+import subprocess
 import tarfile
+import tempfile
 import threading
 import time
 import uuid
@@ -51,25 +54,16 @@ def pack(**members):
     return out.getvalue()
 
 
-def image(*layers, names=(), diff_ids=None, **config):
-    """Return a docker archive of these layers."""
+def image(*layers, names=(), diff_ids=None, times=1, **config):
+    """Return a docker archive of these layers, each so many times."""
     config = {'architecture': 'amd64', 'os': 'linux', 'config': {},
               **config, 'rootfs': {'type': 'layers', 'diff_ids': diff_ids or [
                   'sha256:' + hashlib.sha256(x).hexdigest() for x in layers]}}
     files = {f'{i:064x}/layer.tar': x for i, x in enumerate(layers)}
     manifest = [{'Config': 'c.json', 'RepoTags': list(names),
-                 'Layers': list(files)}]
+                 'Layers': list(files) * times}]
     return pack(**files, **{'c.json': json.dumps(config).encode(),
                             'manifest.json': json.dumps(manifest).encode()})
-
-
-def settled(private_engine, wanted):
-    """Wait for the engine's own clearing; return what it holds."""
-    for _ in range(50):
-        if (found := private_engine.contents()) == wanted:
-            break
-        time.sleep(0.1)
-    return found
 
 
 class Glance:
@@ -163,7 +157,17 @@ def device():
     return info
 
 
+def with_hole(size):
+    """Return a small tar of a file of so many bytes that is a hole."""
+    with tempfile.TemporaryDirectory() as folder:
+        with open(f'{folder}/f', 'wb') as f:
+            f.truncate(size)
+        return subprocess.run(['tar', '--sparse', '-C', folder, '-c', 'f'],
+                              check=True, capture_output=True).stdout
+
+
 def hostile():
+    hole, part = with_hole(4 << 30), with_hole(350 << 20)
     layer = pack(x=b'data' * 50000)
     good = image(layer)
     rootfs = pack(**{'bin/x': os.urandom(300_000)})
@@ -183,20 +187,28 @@ def hostile():
                             'refused it'),
         'config lost': (good.replace(b'"c.json"', b'"d.json"'),
                        'which is not'),
+        'hole': (image(hole), 'more than 3.0 GiB'),
+        'packed hole': (image(gzip.compress(hole)), 'more than 3.0 GiB'),
+        'hole in a rootfs': (pack(a=b'x')[:1024] + hole, 'more than 3.0'),
+        'a layer ten times': (image(part, times=10), 'more than 3.0 GiB'),
+        'xz': (image(lzma.compress(layer)), 'only gzip'),
         'foreign': (image(layer, architecture='s390x'), 'made for s390x'),
         'windows': (image(layer, os='windows'), 'windows|not supported'),
     }
 
 
-@pytest.mark.parametrize('name', hostile())
+HOSTILE = hostile()
+
+
+@pytest.mark.parametrize('name', HOSTILE)
 def test_refused_and_nothing_left(glance, private_engine, name):
     before = private_engine.contents()
-    data, reason = hostile()[name]
+    data, reason = HOSTILE[name]
 
     with pytest.raises(nova_exception.ImageUnacceptable, match=reason):
         glance.ensure(data)
 
-    assert settled(private_engine, before) == before
+    assert private_engine.settled(before) == before
     assert glance.store.cached(next(iter(glance.content))) is None
 
 
@@ -215,7 +227,7 @@ def test_wrong_checksum_at_the_very_end(glance, private_engine, saved, tiny,
     with pytest.raises(OSError, match='Corrupt image download'):
         glance.ensure(download)
 
-    assert settled(private_engine, before) == before
+    assert private_engine.settled(before) == before
     time.sleep(1)
     assert private_engine.contents() == before
 
@@ -255,7 +267,16 @@ def test_bomb_is_stopped(glance, private_engine, monkeypatch):
     with pytest.raises(nova_exception.ImageUnacceptable,
                        match=r'more than 0\.1 GiB'):
         glance.ensure(bomb, root_gb=0)
-    assert settled(private_engine, before) == before
+    assert private_engine.settled(before) == before
+
+
+def test_a_host_without_room_is_not_the_images_fault(
+        glance, private_engine, monkeypatch):
+    monkeypatch.setattr(glance.store, '_room', lambda: 1 << 20)
+    before = private_engine.contents()
+    with pytest.raises(exception.EngineError, match='has room for'):
+        glance.ensure(image(pack(x=bytes(2 << 20))))
+    assert private_engine.settled(before) == before
 
 
 def test_hot_path_asks_nobody(glance, tiny):

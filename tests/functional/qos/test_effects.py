@@ -10,6 +10,7 @@ import sys
 import uuid
 
 import dockerd as dockerd_fixture
+import leaks
 import pytest
 
 from nova_vcloud import exception
@@ -17,6 +18,7 @@ from nova_vcloud.guest import Guest
 from nova_vcloud.qos import assembly
 from nova_vcloud.qos import devices
 from nova_vcloud.qos import limits
+from nova_vcloud.qos import quota_file
 from nova_vcloud.qos.backends import base
 from nova_vcloud.qos.backends import cgroup
 from nova_vcloud.qos.backends import docker
@@ -196,9 +198,24 @@ def test_cpu_time_is_what_the_quota_says(box, period, quota):
 
 
 @pytest.fixture
-def file(tmp_path):
+def folder(request, tmp_path):
+    """A directory on the host's disk, or on a root disk in a file there."""
+    if getattr(request, 'param', 'layer') == 'layer':
+        yield tmp_path
+        return
+    place = tmp_path / 'mount'
+    place.mkdir()
+    quota_file.make(str(tmp_path / 'disk'), 512 * MIB, whole=False)
+    quota_file.attach(str(tmp_path / 'disk'), str(place), whole=False)
+    yield place
+    subprocess.run(['umount', place], check=True)
+    assert not leaks.loops_left(tmp_path)
+
+
+@pytest.fixture
+def file(folder):
     """A file on a disk, in no page cache."""
-    path = tmp_path / 'file'
+    path = folder / 'file'
     path.write_bytes(os.urandom(FILE_SIZE))
     fd = os.open(path, os.O_RDWR)
     os.fsync(fd)
@@ -208,13 +225,14 @@ def file(tmp_path):
 
 
 @pytest.mark.matrix('guest.disk.rate-limit')
+@pytest.mark.parametrize('folder', ['layer', 'file'], indirect=True)
 @pytest.mark.parametrize(('kind', 'direct', 'block', 'count', 'value'), [
     ('read_bps', 1, MIB, 20, 10 * MB), ('read_bps', 0, MIB, 20, 10 * MB),
     ('write_bps', 1, MIB, 20, 10 * MB), ('write_bps', 0, MIB, 20, 10 * MB),
     ('read_iops', 1, 4096, 400, 200), ('write_iops', 1, 4096, 400, 200)])
-def test_disks_are_as_fast_as_allowed(box, file, kind, direct, block, count,
-                                      value):
-    key = limits.Key('io', kind, devices.device_of(str(file)))
+def test_disks_are_as_fast_as_allowed(box, tmp_path, file, kind, direct,
+                                      block, count, value):
+    key = limits.Key('io', kind, devices.device_of(str(tmp_path)))
     way, unit = kind.split('_')
     amount = count * (block if unit == 'bps' else 1)
     box.change({key: value})

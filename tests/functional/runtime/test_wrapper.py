@@ -132,6 +132,39 @@ def test_no_hooks_and_newer_hooks(place):
 
 
 @pytest.mark.parametrize('dump', [compact, pretty])
+def test_volumes_of_an_image_are_part_of_the_root_disk(place, dump):
+    config = bundle()
+    anonymous = f'/var/lib/docker/volumes/{ID}/_data'
+    kept = [{'destination': '/a', 'source': '/var/lib/docker/volumes/a/_data'},
+            {'destination': anonymous, 'source': '/srv'},
+            {'destination': '/b', 'source': anonymous + '/more'}]
+    config['mounts'] += kept
+    expected = wanted(place, config, ())
+    config['mounts'].insert(1, {
+        'destination': '/data', 'type': 'bind', 'source': anonymous,
+        'options': ['rbind']})
+    assert place.create(config, dump) == expected
+
+
+@pytest.mark.parametrize('dump', [compact, pretty])
+@pytest.mark.parametrize('first', [0, 1])
+def test_what_says_names_is_part_of_the_root_disk(place, dump, first):
+    config = bundle()
+    folder = f'/var/lib/docker/containers/{ID}'
+    config['mounts'] += [
+        {'destination': '/dev/shm', 'type': 'bind',
+         'source': f'{folder}/mounts/shm', 'options': ['rbind']},
+        {'destination': '/etc/hosts', 'type': 'bind', 'source': '/srv/hosts',
+         'options': ['rbind']}]
+    expected = wanted(place, config, ())
+    for name in ('resolv.conf', 'hostname', 'hosts'):
+        config['mounts'].insert(first, {
+            'destination': f'/etc/{name}', 'type': 'bind',
+            'source': f'{folder}/{name}', 'options': ['rbind', 'rprivate']})
+    assert place.create(config, dump) == expected
+
+
+@pytest.mark.parametrize('dump', [compact, pretty])
 def test_the_bundle_stays_private(place, dump):
     place.config.touch(mode=0o600)
     place.create(bundle(), dump)
@@ -265,6 +298,41 @@ def test_without_jq_only_what_is_unusual_fails(place, tmp_path):
     place.called.unlink()
     place.config.write_text(pretty(bundle()))
     check_refusal(place, 'jq: not found', path=str(tools))
+
+
+DISK = {'path': '/dev/vdb', 'type': 'b', 'major': 7, 'minor': 3,
+        'fileMode': 0o660, 'uid': 0, 'gid': 0}
+
+
+def devices(place, name, text):
+    """Write what a namespace's server is to have of block devices."""
+    folder = place.links / 'devices'
+    folder.mkdir()
+    (folder / name).write_text(text)
+
+
+def test_block_devices_of_the_server_are_added_to_those_of_all(place):
+    devices(place, place.netns.name, json.dumps([DISK]))
+    config = bundle()
+    expected = wanted(place, config, ())
+    before = config['linux'].get('devices', [])
+    rules = config['linux'].get('resources', {}).get('devices', [])
+    expected['linux']['devices'] = [*before, DISK]
+    expected['linux'].setdefault('resources', {})['devices'] = [*rules, {
+        'allow': True, 'type': 'b', 'major': 7, 'minor': 3,
+        'access': 'rwm'}]
+    assert place.create(config) == expected
+
+
+def test_block_devices_of_other_servers_are_not(place):
+    devices(place, 'other', json.dumps([DISK]))
+    assert place.create(bundle()) == wanted(place, bundle(), ())
+
+
+def test_block_devices_that_cannot_be_read_fail_closed(place):
+    devices(place, place.netns.name, 'oops')
+    place.config.write_text(compact(bundle()))
+    check_refusal(place, 'cannot add')
 
 
 def test_a_second_create_of_an_edited_bundle(place):

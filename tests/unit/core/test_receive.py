@@ -65,6 +65,26 @@ def test_a_server_that_was_not_announced(tmp_path):
         ask(tmp_path, 'put', SERVER, 'layer.tar')
 
 
+def test_papers_are_one_line(tmp_path):
+    ask(tmp_path, 'begin', SERVER, '0', said=b'{}\nmore')
+    assert (tmp_path / SERVER / receive.PAPERS).read_bytes() == b'{}'
+
+
+def test_who_begins_keeps_the_connection(tmp_path):
+    with subprocess.Popen(
+            [sys.executable, '-m', 'nova_vcloud.cmd.receive', '--spool',
+             str(tmp_path), 'begin', SERVER, '5'], stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, text=True,
+            env={'PYTHONPATH': ':'.join(sys.path)}) as process:
+        process.stdin.write('{}\n')
+        process.stdin.flush()
+        assert process.stdout.readline() == f'{receive.VERSION}\n'
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.2)
+        process.stdin.close()
+        assert process.wait(10) == 0
+
+
 @pytest.mark.parametrize(('asked', 'code'), [
     (f'nova-vcloud-receive begin {SERVER} 5', 0),
     ('sh -c evil', 1), (f'nova-vcloud-receive put {SERVER} ../x', 1),

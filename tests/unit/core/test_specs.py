@@ -55,6 +55,13 @@ def test_our_own_keys():
         100, 256, 64, 5000, True, 'require')
 
 
+@pytest.mark.parametrize(('own', 'found'), [
+    ({}, 128), ({'vcloud:memory_swap_mb': '0'}, 0),
+    ({'vcloud:memory_swap_mb': '64'}, 64)])
+def test_the_flavors_swap_is_swap_unless_a_key_says(own, found):
+    assert specs.parse(2, 512, own, swap_mb=128).memory_swap_mb == found
+
+
 def test_ecu_of_all_groups_together():
     assert parse(resources__CUSTOM_ECU='3').ecu == 3
     assert parse(resources__CUSTOM_ECU='3', resources1__CUSTOM_ECU='2',

@@ -162,3 +162,28 @@ def test_a_failure_anywhere_leaves_all_as_before(before, after):
             assert host.state() == was
         else:
             assert host.enforcer.drift(GUEST, wanted) == []
+
+
+def test_who_only_remembers_is_left_for_later(host):
+    host.engine.remembers = True
+    assert host.enforcer.enforce_now(GUEST, WANTED)
+    assert host.engine.written == []
+    assert host.state()[1] == WANTED
+    assert {drift.backend for drift in host.enforce()} == {'engine'}
+    assert host.state() == [WANTED.only(KEPT), WANTED]
+
+
+def test_of_a_stopped_guest_who_remembers_is_told_at_once(host):
+    host.engine.remembers = True
+    host.kernel.running = set()
+    assert not host.enforcer.enforce_now(GUEST, WANTED)
+    assert host.state()[0] == WANTED.only(KEPT)
+
+
+def test_what_fails_at_once_is_taken_back_and_nobody_is_told(host):
+    host.engine.remembers = True
+    before = host.state()
+    host.kernel.deaf.add('pids.max')
+    with pytest.raises(exception.LimitNotEnforced, match=r'pids\.max is'):
+        host.enforcer.enforce_now(GUEST, WANTED)
+    assert host.state() == before

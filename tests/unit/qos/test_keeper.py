@@ -2,6 +2,7 @@
 """Records of guests, overrides that end, drift that is repaired."""
 
 import dataclasses
+import threading
 
 import pytest
 
@@ -180,3 +181,52 @@ def test_meeting_a_limit_is_logged_once(host, caplog):
     host.keeper.sweep()
     assert len(caplog.records) == 1
     assert host.keeper.status('a-server').events == {'oom_kill': 1}
+
+
+class Slow(fake.FakeBackend):
+    """An engine that remembers when it is let."""
+
+    remembers = True
+
+    def __init__(self):
+        super().__init__(['pids.max'], 'engine')
+        self.running = {GUEST.name}
+        self.go = threading.Event()
+
+    def apply(self, guest, changes):
+        assert self.go.wait(10)
+        super().apply(guest, changes)
+
+
+@pytest.fixture
+def engine(host):
+    found = Slow()
+    host.keeper = keepers.Keeper(
+        enforcer.Enforcer([found, host.backend]), host.records,
+        lambda guest: {}, lambda: host.now)
+    yield found
+    found.go.set()
+    host.keeper.settle('a-server')
+
+
+def test_the_engine_is_told_after_the_kernel(host, engine):
+    host.keeper.keep(dataclasses.replace(
+        RECORD, base=limits.Limits.from_doc({'pids.max': 50})))
+    assert host.backend.read(GUEST, BASE).value('pids.max') == 50
+    assert engine.written == []
+    engine.go.set()
+    assert host.keeper.status('a-server').drift == []
+    assert engine.read(GUEST, BASE).value('pids.max') == 50
+
+
+def test_an_engine_that_refuses_is_told_again_by_the_next_look(
+        host, engine, caplog):
+    engine.fail_at = 0
+    engine.go.set()
+    host.keeper.keep(dataclasses.replace(
+        RECORD, base=limits.Limits.from_doc({'pids.max': 50})))
+    assert [d.backend for d in host.keeper.status('a-server').drift] == [
+        'engine']
+    assert 'told to fail' in caplog.text
+    host.keeper.sweep()
+    assert host.keeper.status('a-server').drift == []

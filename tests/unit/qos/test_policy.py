@@ -11,7 +11,8 @@ from nova_vcloud.qos import cpuset
 from nova_vcloud.qos import limits
 from nova_vcloud.qos import policy
 
-HOST = policy.Host(cpus=4, per_core=4.0, pids=4096, device='8:0')
+HOST = policy.Host(cpus=4, per_core=4.0, pids=4096, device='8:0',
+                   disk=True)
 WHERE = cpuset.Placement(frozenset({0, 1, 2, 3}), frozenset({0}))
 PORT = '0b6c7d8e-1111-4222-8333-944455556666'
 UNLIMITED = limits.UNLIMITED
@@ -39,6 +40,13 @@ def test_a_plain_flavor_gets_what_a_machine_of_its_size_has():
 def test_every_kind_is_decided_but_totals():
     kinds = {limits.Key.parse(name).kind for name in desired()}
     assert kinds == {kind for kind in limits.FIELDS if 'total' not in kind}
+
+
+def test_a_disk_has_the_size_of_its_flavor_where_it_can():
+    assert desired(root_gb=3)['disk.max'] == 3 << 30
+    assert desired(root_gb=0)['disk.max'] is UNLIMITED
+    host = dataclasses.replace(HOST, disk=False)
+    assert 'disk.max' not in desired(host, root_gb=3)
 
 
 def test_a_quota_is_of_each_vcpu():

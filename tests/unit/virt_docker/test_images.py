@@ -78,4 +78,4 @@ def test_other_system():
     (exception.EngineError('archive/tar: invalid tar header'), False),
 ])
 def test_whose_fault(error, own):
-    assert images._engines_own(error) is own
+    assert images.engines_own(error) is own

@@ -51,6 +51,13 @@ def test_a_smaller_disk_is_refused(smaller, words):
     resize.check_disk(smaller, flavor())
 
 
+def test_what_disks_have_counts_not_what_the_flavor_allowed():
+    old, new = flavor(ephemeral_gb=4), flavor(ephemeral_gb=2)
+    resize.check_disk(old, new, [1 << 30])
+    with pytest.raises(nova_exception.ResizeError, match='from 3 GB to 2 GB'):
+        resize.check_disk(old, new, [1 << 30, 2 << 30])
+
+
 @pytest.mark.parametrize('error', [
     exception.InvalidRequest('a reason'),
     exception.LimitNotEnforced('a reason'),

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a new server finds, as the engine is given it."""
 
+import dataclasses
 import io
 import tarfile
 
@@ -9,13 +10,15 @@ from nova import objects
 from oslo_utils.fixture import uuidsentinel as uuids
 import pytest
 
+from nova_vcloud.virt_docker import names
 from nova_vcloud.virt_docker import seed
 
 
-def server(key=None):
+def server(key=None, user_data=None):
     return objects.Instance(
         uuid=uuids.server, key_data=key, config_drive='',
-        launched_at=None, system_metadata={}, image_ref=uuids.image)
+        hostname='web-1', user_data=user_data, launched_at=None,
+        system_metadata={}, image_ref=uuids.image)
 
 
 def entries(data):
@@ -26,21 +29,58 @@ def entries(data):
             for member in tar}
 
 
-def test_nothing_is_nothing():
-    assert seed.archive(server(), []) == b''
+NAMES = {
+    'etc/hostname': ('0o644', 0, b'web-1\n'),
+    'etc/hosts': ('0o644', 0, names.HOSTS.encode())}
+
+
+def test_who_has_nothing_else_has_a_name():
+    assert entries(seed.archive(server(), [])) == NAMES
+
+
+@dataclasses.dataclass
+class Nic:
+    """The two fields of a NIC that its server reads."""
+
+    addresses: tuple[str, ...]
+    dns: tuple[str, ...]
+
+
+def test_a_server_knows_its_addresses_and_who_to_ask():
+    nics = [Nic(('10.0.0.5/24', 'fd00::5/64'), ('10.0.0.1',)),
+            Nic(('10.1.0.5/24',), ('10.0.0.1', 'fd00::1'))]
+    name = 'd' * 70
+    found = dict(names.files(name, nics))
+    assert found['/etc/hostname'] == 'd' * 64 + '\n'
+    assert found['/etc/hosts'] == names.HOSTS + ''.join(
+        f'{address}\t{name} {"d" * 64}\n'
+        for address in ('10.0.0.5', 'fd00::5', '10.1.0.5'))
+    assert found['/etc/resolv.conf'] == (
+        'nameserver 10.0.0.1\nnameserver fd00::1\n')
 
 
 def test_a_key_is_its_owners_alone():
     assert entries(seed.archive(server(' ssh-ed25519 AAAA me\n'), [])) == {
+        **NAMES,
         'root/.ssh': ('0o700', 0, None),
         'root/.ssh/authorized_keys': (
             '0o600', 0, b'ssh-ed25519 AAAA me\n')}
 
 
+def test_user_data_is_where_cloud_init_keeps_it():
+    folder = f'var/lib/cloud/instances/{uuids.server}'
+    assert entries(seed.archive(server(user_data='IyF4'), [])) == {
+        **NAMES,
+        'var/lib/cloud': ('0o755', 0, None),
+        'var/lib/cloud/instances': ('0o755', 0, None),
+        folder: ('0o755', 0, None),
+        f'{folder}/user-data.txt': ('0o600', 0, b'#!x')}
+
+
 def test_an_injected_file_changes_no_directory():
     assert entries(seed.archive(server(), [], [
         ('/etc/motd', b'hello'), ('../../x', b'y')])) == {
-        'etc/motd': ('0o644', 0, b'hello'), 'x': ('0o644', 0, b'y')}
+        **NAMES, 'etc/motd': ('0o644', 0, b'hello'), 'x': ('0o644', 0, b'y')}
 
 
 @pytest.mark.parametrize('path', ['/', '', 'etc/', '..', 'a\0b'])

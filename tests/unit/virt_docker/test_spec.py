@@ -34,13 +34,21 @@ def instance():
     return objects.Instance(
         uuid=uuids.server, id=7, display_name='web 1', hostname='web-1',
         project_id='p1', user_id='u1', image_ref=uuids.image,
+        system_metadata={},
         flavor=objects.Flavor(name='c1.small', memory_mb=512, vcpus=3,
-                              root_gb=1))
+                              root_gb=1, extra_specs={}))
 
 
 def build(instance, nics=(), defaults=DEFAULTS):
     return spec.build(instance, 'an/image:latest', nics, WANTED, defaults,
                       'compute1')
+
+
+def test_a_server_of_a_shelved_image_tells_its_own(instance):
+    name = spec.LABEL_BASE_IMAGE
+    assert build(instance)['Labels'][name] == uuids.image
+    instance.system_metadata = {'image_base_image_ref': uuids.before}
+    assert build(instance)['Labels'][name] == uuids.before
 
 
 def test_the_engine_gets_the_limits_that_it_keeps(instance):
@@ -126,6 +134,7 @@ def test_labels_tell_whose_container_it_is(instance):
         'org.openstack.nova.user_id': 'u1',
         'org.openstack.nova.flavor': 'c1.small',
         'org.openstack.nova.image': uuids.image,
+        'org.openstack.nova.base_image': uuids.image,
         'org.openstack.nova.application': '',
     }
     # A snapshot blanks them all.

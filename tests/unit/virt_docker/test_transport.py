@@ -28,31 +28,54 @@ def host(tmp_path, monkeypatch):
     return make
 
 
+RECEIVE = ('cat >$0.data; set -- $(sha256sum $0.data); '
+           'echo $1 $(stat -c %s $0.data)')
+
+
+def delivery(remote: transport.Remote) -> transport.Delivery:
+    return transport.Delivery(remote, SERVER, {'ControlPath': '/c'})
+
+
 def test_what_arrives_whole_is_whole(host):
-    remote = host('cat >$0.data; set -- $(sha256sum $0.data); '
-                  'echo $1 $(stat -c %s $0.data)')
     chunks = [b'a' * 100_000, b'b' * 300_000]
-    assert remote.put(SERVER, 'layer.tar', iter(chunks)) == 400_000
+    assert delivery(host(RECEIVE)).put(
+        'layer.tar', iter(chunks)) == 400_000
     asked = host.asked.read_text()
     assert '-l nova' in asked
     assert '-p 2222' in asked
     assert 'StrictHostKeyChecking=yes' in asked
+    assert 'ControlPath=/c' in asked
     assert f'-- 192.0.2.1 nova-vcloud-receive put {SERVER}' in asked
 
 
 def test_other_data_than_were_sent(host):
     remote = host('cat >/dev/null; echo 00 4')
     with pytest.raises(exception.MoveFailed, match='other data'):
-        remote.put(SERVER, 'layer.tar', [b'data'])
+        delivery(remote).put('layer.tar', [b'data'])
 
 
 def test_a_host_that_refuses_says_why(host):
     remote = host('echo a warning >&2; echo no room >&2; exit 1')
-    with pytest.raises(exception.MoveFailed, match=r'192\.0\.2\.1: no room'):
-        remote.begin(SERVER, 5, '{}')
+    with pytest.raises(exception.MoveFailed, match=r'192\.0\.2\.1: no room'), \
+            remote.announced(SERVER, 5, '{}'):
+        pytest.fail('it was refused')
     # It does not even read.
     with pytest.raises(exception.MoveFailed, match='no room'):
-        remote.put(SERVER, 'layer.tar', iter([b'x' * 1_000_000] * 5))
+        delivery(remote).put('layer.tar', iter([b'x' * 1_000_000] * 5))
+
+
+def test_a_connection_lasts_as_long_as_it_is_needed(host, tmp_path):
+    done = tmp_path / 'done'
+    remote = host(f'read papers; echo "$papers" >{done}; echo fine; '
+                  f'cat >/dev/null; rm {done}')
+    with remote.announced(SERVER, 5, '{"a": 1}'):
+        assert done.read_text() == '{"a": 1}\n'
+    assert not done.exists()
+
+
+def test_what_was_begun_and_is_not_needed_ends(host):
+    with delivery(host('exec sleep 1000')).opened('layer.tar'):
+        pass
 
 
 def test_what_cannot_be_read_here_is_not_sent(host):
@@ -60,7 +83,7 @@ def test_what_cannot_be_read_here_is_not_sent(host):
         yield b'data'
         raise exception.EngineUnavailable('gone')
     with pytest.raises(exception.EngineUnavailable):
-        host('cat >/dev/null').put(SERVER, 'image.tar', chunks())
+        delivery(host('cat >/dev/null')).put('image.tar', chunks())
 
 
 def test_a_worker_writes_to_a_pipe():

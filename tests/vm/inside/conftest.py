@@ -12,6 +12,10 @@ sys.path[:0] = [str(ROOT / 'tests/fixtures')]
 
 import dockerd as dockerd_fixture  # noqa: E402 - found by the line above
 
+from nova_vcloud import privsep  # noqa: E402
+
+privsep.in_process()
+
 
 @pytest.fixture(scope='session')
 def dockerd() -> Iterator[dockerd_fixture.Dockerd]:

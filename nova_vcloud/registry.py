@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Images of a registry (OCI distribution, Registry v2), read and checked.
+
+The compute host pulls, not its engine: only so are the operator's list of
+registries, his credentials and his certificates those of nova.conf, and the
+same checks made as for an image that comes from Glance.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
+import dataclasses
+import json
+import re
+from typing import Any
+import urllib.parse
+
+import requests
+from requests.utils import parse_dict_header
+
+from nova_vcloud import archive
+from nova_vcloud import manifests
+from nova_vcloud.exception import RegistryError
+
+CHUNK = 1 << 20
+
+_NAME = r'[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*'
+_REFERENCE = re.compile(
+    r'(?P<host>(?:[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*|\[[0-9A-Fa-f:.]+\])'
+    r'(?::[0-9]{1,5})?)'
+    rf'/(?P<repository>{_NAME}(?:/{_NAME})*)'
+    r'(?::(?P<tag>[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}))?'
+    r'(?:@(?P<digest>[a-z0-9]+:[0-9a-f]+))?')
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """An image of a registry; ``digest`` wins over ``tag``."""
+
+    host: str
+    repository: str
+    tag: str
+    digest: str
+
+    def __str__(self) -> str:
+        return f'{self.host}/{self.repository}' + (
+            f'@{self.digest}' if self.digest else f':{self.tag}')
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What an operator says of registries.
+
+    :ivar allowed: ``HOST[:PORT][/PATH]`` each
+    :ivar plain: those hosts that are asked without TLS
+    :ivar ca_file: certificates of authorities; '' for those of the system
+    :ivar auth_file: credentials as ``docker login`` writes them; '' for none
+    :ivar timeout: seconds of silence
+    """
+
+    allowed: tuple[str, ...] = ()
+    plain: tuple[str, ...] = ()
+    ca_file: str = ''
+    auth_file: str = ''
+    timeout: int = 60
+
+
+@dataclasses.dataclass(frozen=True)
+class Image:
+    """An image that a registry has: its layers are still there.
+
+    :ivar digest: of what was asked for, be it an index
+    """
+
+    digest: str
+    config: bytes
+    layers: tuple[manifests.Blob, ...]
+    diff_ids: tuple[str, ...]
+    pull: Callable[[manifests.Blob], Iterator[bytes]]
+
+    def archive(self, tag: str, limit: int,
+                there: int = 0) -> Iterator[bytes]:
+        """Yield what an engine loads.
+
+        :param limit: bytes that the layers may take
+        :param there: how many of the lowest layers the engine has
+        """
+        return filter(None, archive.docker_archive(self.config, [
+            (blob, () if number < there else self.pull(blob))
+            for number, blob in enumerate(self.layers)], tag, limit))
+
+
+def parse(text: str) -> Reference:
+    """Read ``HOST[:PORT]/REPOSITORY[:TAG][@DIGEST]``.
+
+    :raises RegistryError: it is something else
+    """
+    found = _REFERENCE.fullmatch(text.strip())
+    if not found or ('.' not in found['host'] and ':' not in found['host']
+                     and found['host'] != 'localhost'):
+        raise RegistryError(
+            f'{text[:200]!r} is not HOST[:PORT]/REPOSITORY with a :TAG or a '
+            '@sha256:DIGEST')
+    digest = found['digest'] or ''
+    if digest and not manifests.is_digest(digest):
+        raise RegistryError(f'{digest[:100]!r} is not a sha256 digest')
+    return Reference(found['host'], found['repository'],
+                     found['tag'] or ('' if digest else 'latest'), digest)
+
+
+def is_allowed(reference: Reference, allowed: Iterable[str]) -> bool:
+    """Tell whether an operator lets images of that place in."""
+    name = f'{reference.host}/{reference.repository}'
+    return any(name.startswith(entry.rstrip('/') + '/')
+               or name == entry.rstrip('/') for entry in allowed)
+
+
+def find(text: str, settings: Settings, machine: str) -> Image:
+    """Look up an image; its layers are pulled later.
+
+    :param text: the reference
+    :param machine: for which it must be, as ``platform.machine()``
+    :raises RegistryError: with what is wrong
+    :raises InvalidImageArchive: what the registry has is no image for us
+    """
+    reference = parse(text)
+    if not is_allowed(reference, settings.allowed):
+        raise RegistryError(
+            f'{reference.host}/{reference.repository} is not among the '
+            'registries that this cloud takes images from ([vcloud_registry] '
+            'allowed)')
+    return _Repository(reference, settings).image(machine)
+
+
+class _Repository:
+    """One repository, asked with the credentials of its host."""
+
+    def __init__(self, reference: Reference, settings: Settings) -> None:
+        self._reference = reference
+        self._settings = settings
+        self._login = _login(settings.auth_file, reference.host)
+        self._authorization = ''
+        self._session = requests.Session()
+        # Neither a proxy nor credentials of nova-compute's environment.
+        self._session.trust_env = False
+        self._session.verify = settings.ca_file or True
+        scheme = 'http' if reference.host in settings.plain else 'https'
+        self._url = f'{scheme}://{reference.host}/v2/{reference.repository}'
+
+    def image(self, machine: str) -> Image:
+        top = self._manifest(self._reference.digest or self._reference.tag)
+        digest = self._reference.digest or manifests.digest_of(top)
+        found = manifests.parse(top, machine)
+        if isinstance(found, manifests.Blob):
+            found = manifests.parse(self._manifest(found.digest), machine)
+        if isinstance(found, manifests.Blob):
+            raise RegistryError(f'{self._reference} is an index of indexes')
+        config = manifests.small(found.config, self.pull(found.config))
+        return Image(digest, config, found.layers,
+                     manifests.diff_ids(config, found), self.pull)
+
+    def pull(self, blob: manifests.Blob) -> Iterator[bytes]:
+        """Yield a piece as it comes, unchecked."""
+        with self._get(f'blobs/{blob.digest}') as answer:
+            yield from self._chunks(answer)
+
+    def _manifest(self, name: str) -> bytes:
+        """Return a manifest by tag or digest, checked against the digest."""
+        data = b''
+        with self._get(f'manifests/{name}') as answer:
+            for chunk in self._chunks(answer):
+                data += chunk
+                if len(data) > manifests.MAX_BYTES:
+                    raise RegistryError(
+                        f'the manifest of {self._reference} is larger than '
+                        f'{manifests.MAX_BYTES} bytes')
+        if manifests.is_digest(name) and manifests.digest_of(data) != name:
+            raise RegistryError(
+                f'{self._reference.host} answers the question for {name} '
+                f'with another manifest, {manifests.digest_of(data)}')
+        return data
+
+    def _get(self, path: str) -> requests.Response:
+        answer = self._ask(path)
+        if answer.status_code == requests.codes.unauthorized:
+            self._authorization = self._authorize(
+                answer.headers.get('WWW-Authenticate', ''))
+            answer = self._ask(path)
+        if answer.ok:
+            return answer
+        host = self._reference.host
+        raise RegistryError({
+            401: f'{host} refuses the credentials of this cloud for '
+                 f'{self._reference.repository}',
+            403: f'{host} does not let this cloud read '
+                 f'{self._reference.repository}',
+            404: f'{host} has no {self._reference}',
+        }.get(answer.status_code,
+              f'{host} answers with HTTP status {answer.status_code}'))
+
+    def _ask(self, path: str) -> requests.Response:
+        headers = {'Accept': ', '.join(manifests.ACCEPTED),
+                   # A piece is what its digest says, not what it unpacks to.
+                   'Accept-Encoding': 'identity'}
+        if self._authorization:
+            headers['Authorization'] = self._authorization
+        return self._request(f'{self._url}/{path}', headers=headers,
+                             stream=True)
+
+    def _request(self, url: str, **kwargs: Any) -> requests.Response:
+        try:
+            return self._session.get(url, timeout=self._settings.timeout,
+                                     **kwargs)
+        except (requests.RequestException, OSError) as e:
+            raise self._away(e) from e
+
+    def _chunks(self, answer: requests.Response) -> Iterator[bytes]:
+        try:
+            yield from answer.iter_content(CHUNK)
+        except (requests.RequestException, OSError) as e:
+            raise self._away(e) from e
+
+    def _away(self, error: Exception) -> RegistryError:
+        word = ('does not prove who it is'
+                if isinstance(error, requests.exceptions.SSLError)
+                else 'cannot be reached')
+        return RegistryError(f'{self._reference.host} {word}: {error}')
+
+    def _authorize(self, challenge: str) -> str:
+        """Return the header that answers a challenge (RFC 7235).
+
+        The token server is whom the registry names, as for any client of it:
+        https://distribution.github.io/distribution/spec/auth/token/
+        """
+        kind, _, rest = challenge.partition(' ')
+        if kind.lower() == 'basic' and self._login:
+            return f'Basic {self._login}'
+        if kind.lower() != 'bearer':
+            raise RegistryError(
+                f'{self._reference.host} wants credentials, and this cloud '
+                'has none for it')
+        asked = parse_dict_header(rest)
+        realm = str(asked.pop('realm', ''))
+        if (urllib.parse.urlsplit(realm).scheme != 'https'
+                and self._reference.host not in self._settings.plain):
+            raise RegistryError(
+                f'{self._reference.host} sends to a token server without TLS')
+        asked.pop('error', None)
+        answer = self._request(
+            realm, params=asked, headers={
+                'Authorization': f'Basic {self._login}'}
+            if self._login else {})
+        try:
+            found = answer.json()
+            return f'Bearer {found.get("token") or found["access_token"]}'
+        except (ValueError, KeyError, AttributeError):
+            raise RegistryError(
+                f'{self._reference.host} refuses the credentials of this '
+                f'cloud for {self._reference.repository}') from None
+
+
+def _login(path: str, host: str) -> str:
+    """Return ``user:password`` for a registry in base64; '' for none.
+
+    :param path: a file with Docker's or Podman's ``auths``
+    :raises RegistryError: the file cannot be read
+    """
+    if not path:
+        return ''
+    try:
+        with open(path, 'rb') as f:
+            auths = json.load(f)['auths']
+        found = str(auths.get(host, {}).get('auth', ''))
+        base64.b64decode(found, validate=True)
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as e:
+        raise RegistryError(
+            f'the file of this cloud with credentials for registries cannot '
+            f'be read ({type(e).__name__})') from e
+    return found

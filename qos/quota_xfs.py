@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sizes of root filesystems of overlay2 on xfs with project quotas.
+
+See xfs_quota(8). What a server writes counts, the files of its image do not.
+The engine gives a container a project, and only one that is made with a size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import fcntl
+import os
+import pathlib
+import struct
+from typing import Any
+
+from nova_vcloud import exception
+from nova_vcloud import privsep
+from nova_vcloud.qos import devices
+from nova_vcloud.qos import rootfs
+
+DRIVER = 'overlay2'
+#: Whether a container has a size later only when it was made with one.
+AT_CREATION = True
+#: Whether a size can be taken back.
+SHRINKS = True
+REMARK = 'the files of the image do not count; df inside shows it'
+STEP = 4096  # bytes; a block of the file system
+OPTIONS = ('prjquota', 'pquota')
+
+_GET_ATTRIBUTES = 0x801c581f  # FS_IOC_FSGETXATTR, linux/fs.h
+_ATTRIBUTES = struct.Struct('=IIIII8x')  # struct fsxattr; project is 4th
+
+
+def why_not(info: Mapping[str, Any]) -> str:
+    """Return what is missing for sizes to hold; '' when nothing is."""
+    backing = dict(info.get('DriverStatus') or ()).get('Backing Filesystem')
+    if backing != 'xfs':
+        return (f'overlay2 needs xfs with project quotas for it and is on '
+                f'{backing}; on a kernel without them, btrfs holds it')
+    path = os.path.realpath(rootfs.place(info))
+    mounts = pathlib.Path('/proc/self/mountinfo').read_text()
+    _source, options = devices.mounted(path, mounts)
+    if not any(name in options for name in OPTIONS):
+        return f'{path} is on xfs without project quotas; mount it -o pquota'
+    try:
+        usable(path)
+    except exception.LimitNotEnforced as e:
+        return f'{e}; install xfsprogs'
+    return ''
+
+
+@privsep.disk.entrypoint
+def usable(path: str) -> str:
+    """Return the state of the project quotas of a file system.
+
+    :raises LimitNotEnforced: nobody can tell
+    """
+    return _quota(path, 'state -p')
+
+
+@privsep.disk.entrypoint
+def look(root: str, container: str) -> tuple[int, int] | None:
+    """Return the bytes a container uses and may use, 0 being any number.
+
+    :param root: the engine's data-root
+    :returns: None when there is no such container
+    :raises LimitNotEnforced: the file system cannot tell
+    """
+    path = _directory(root, container)
+    if path is None:
+        return None
+    project = _project(path)
+    if not project:
+        return 0, 0
+    # Device, used, soft, hard limit in KiB, ...
+    words = _quota(path, f'quota -p -b -N -v {project}').split()
+    sizes = [int(word) for word in words[2:4] if int(word)]
+    return int(words[1]) * 1024, min(sizes, default=0) * 1024
+
+
+@privsep.disk.entrypoint
+def limit(root: str, container: str, size: int) -> None:
+    """Let a container use so many bytes, 0 being any number.
+
+    :raises LimitNotEnforced: with the reason
+    """
+    path = _directory(root, container)
+    if path is None:
+        raise exception.LimitNotEnforced(f'no container {container}')
+    project = _project(path)
+    if not project:
+        raise exception.LimitNotEnforced(
+            'the server was made without a size of its disk and can have '
+            'none later; move it to another host')
+    # The engine sets both, df shows the soft one.
+    _quota(path, f'limit -p bsoft={size} bhard={size} {project}')
+
+
+def _directory(root: str, container: str) -> str | None:
+    name = rootfs.layer(root, DRIVER, container)
+    return name and os.path.join(root, DRIVER, name)
+
+
+def _project(path: str) -> int:
+    """Return the number of the project of a directory, 0 for none."""
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        found = fcntl.ioctl(folder, _GET_ATTRIBUTES, bytes(_ATTRIBUTES.size))
+    finally:
+        os.close(folder)
+    return int(_ATTRIBUTES.unpack(found)[3])
+
+
+def _quota(path: str, command: str) -> str:
+    mount = os.path.realpath(path)
+    while not os.path.ismount(mount):
+        mount = os.path.dirname(mount)
+    return rootfs.tool('xfs_quota', '-x', '-c', command, mount)

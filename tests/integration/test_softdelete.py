@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A server that was deleted may be wanted back, for as long as Nova keeps it.
+
+It is stopped meanwhile, as a virtual machine is.
+"""
+
+import contextlib
+
+from desk import Desk
+from desk import until
+from openstack import exceptions
+import pytest
+
+
+def answers(desk: Desk) -> bool:
+    try:
+        return bool(desk.compute.find_flavor('c1.tiny'))
+    except exceptions.SDKException:
+        return False
+
+
+@pytest.fixture
+def kept_for_an_hour(desk: Desk):
+    """Have an API that lets nothing go at once."""
+    config = desk.cloud.etc / 'nova' / 'nova.conf'
+    before = config.read_text()
+
+    def serve(text: str) -> None:
+        with desk.stopped('nova-api'):
+            config.write_text(text)
+        until(lambda: answers(desk), 60, 'the API is back')
+
+    with contextlib.ExitStack() as cleanup:
+        cleanup.callback(serve, before)
+        serve(f'{before}\n[DEFAULT]\nreclaim_instance_interval = 3600\n')
+        yield
+
+
+@pytest.mark.usefixtures('kept_for_an_hour')
+def test_a_deleted_server_is_restored_or_goes_for_good(desk: Desk):
+    server = desk.boot('regretted')
+    desk.inside(server, 'echo kept > /kept')
+    before = desk.container(server)['Id'], desk.nic(server)
+    desk.compute.delete_server(server)
+    desk.wait(server, 'SOFT_DELETED')
+    assert desk.container(server)['State']['Status'] == 'exited'
+    desk.silent(server)
+
+    desk.compute.restore_server(server)
+    desk.wait(server, 'ACTIVE')
+    assert (desk.container(server)['Id'], desk.nic(server)) == before
+    assert desk.inside(server, 'cat /kept') == 'kept\n'
+    desk.answers(server)
+
+    desk.compute.delete_server(server)
+    desk.wait(server, 'SOFT_DELETED')
+    desk.compute.delete_server(server, force=True)
+    until(lambda: not desk.compute.find_server(server.id), 60, 'it is gone')
+    assert server.id not in desk.place().allocations

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which files of a directory must be sent again after it was copied.
+
+By status change time (``st_ctim``), which no process can set. What else can
+happen to a file leaves its mark there too: a name more or fewer, another
+owner or attribute. Only the way to it may change unseen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+import dataclasses
+import os
+import shutil
+import stat
+
+#: For ``find -printf``: type, inode, size, status change, path below the top.
+FORMAT = '%y %i %s %C@ %P\\0'
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A file as a look at the directory found it.
+
+    :ivar kind: as in ``find -type``
+    :ivar changed: Unix time of the last change of its status
+    """
+
+    kind: bytes
+    inode: bytes
+    size: bytes
+    changed: float
+
+
+Listing = dict[bytes, Entry]
+
+
+def parse(said: bytes) -> Listing:
+    """Return what ``find`` has printed; the top is called ``b''``."""
+    found = {}
+    for line in said.split(b'\0')[:-1]:
+        kind, inode, size, changed, path = line.split(b' ', 4)
+        found[path] = Entry(kind, inode, size, float(changed))
+    return found
+
+
+def again(before: Listing, now: Listing, since: float) -> list[bytes]:
+    """Return the paths that must be sent again, the top first.
+
+    :param before: what there was when the copy began
+    :param since: Unix time; what has changed later may not be in the copy
+    """
+    changed = {path for path, entry in now.items()
+               if before.get(path) != entry or entry.changed >= since}
+    moved = _maybe_moved(changed, now)
+    below = {path for path in now if _lies_below(path, moved)} \
+        if moved else set()
+    # A file that is replaced changes the times of the directory it is in.
+    # All names of a file go together, or it would become two.
+    inodes = {now[path].inode for path in below if now[path].kind != b'd'}
+    linked = {path for path, entry in now.items() if entry.inode in inodes}
+    again = changed | below | linked
+    return sorted({b''} | again | set(map(_parent, again)))
+
+
+def _maybe_moved(changed: set[bytes], now: Listing) -> set[bytes]:
+    """Return the directories that may have had another name meanwhile.
+
+    A directory that moves changes, and so do those it is in before and
+    after; what lies in it does not.
+    """
+    return {path for path in changed if path and now[path].kind == b'd'
+            and _parent(path) in changed}
+
+
+def _lies_below(path: bytes, tops: set[bytes]) -> bool:
+    while path:
+        path = _parent(path)
+        if path in tops:
+            return True
+    return False
+
+
+def _parent(path: bytes) -> bytes:
+    return path.rpartition(b'/')[0]
+
+
+def to_bytes(now: Listing, sent: Iterable[bytes]) -> bytes:
+    """Return for :func:`prune` what there is: types and paths.
+
+    :param sent: of them, what is sent again
+    """
+    sent = frozenset(sent)
+    return b''.join(
+        (entry.kind.upper() if path in sent else entry.kind) + path + b'\0'
+        for path, entry in now.items())
+
+
+def prune(top: str, kept: bytes) -> None:
+    """Have in a directory only what is listed, ready for what is sent again.
+
+    :param top: nobody else works in it
+    :param kept: of :func:`to_bytes`
+    """
+    kinds = {line[1:]: line[:1] for line in kept.split(b'\0')[:-1]}
+    _prune(os.fsencode(top), b'', kinds)
+
+
+def _prune(top: bytes, below: bytes, kinds: dict[bytes, bytes]) -> None:
+    here = os.path.join(top, below)
+    if kinds.get(below) == b'D':
+        _strip(here)
+    with os.scandir(here) as found:
+        entries = list(found)
+    for entry in entries:
+        path = os.path.join(below, entry.name)
+        folder = entry.is_dir(follow_symlinks=False)
+        if kinds.get(path, b'').lower() == _kind(entry):
+            if folder:
+                _prune(top, path, kinds)
+        elif folder:
+            shutil.rmtree(entry.path)
+        else:
+            os.unlink(entry.path)
+
+
+def _strip(path: bytes) -> None:
+    """Remove the attributes of a directory; unpacking only adds some."""
+    for name in os.listxattr(path, follow_symlinks=False):
+        if not name.startswith('security.selinux'):
+            os.removexattr(path, name, follow_symlinks=False)
+
+
+_KINDS = {stat.S_IFDIR: b'd', stat.S_IFREG: b'f', stat.S_IFLNK: b'l',
+          stat.S_IFCHR: b'c', stat.S_IFBLK: b'b', stat.S_IFIFO: b'p',
+          stat.S_IFSOCK: b's'}
+
+
+def _kind(entry: os.DirEntry[bytes]) -> bytes:
+    return _KINDS[stat.S_IFMT(entry.stat(follow_symlinks=False).st_mode)]

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sends what a server has written while it runs, and after its stop the rest.
+
+So a server is down for what it has changed of late, not for all it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
+import contextlib
+import os
+import tempfile
+import time
+from typing import Any
+
+from oslo_log import log
+
+from nova_vcloud.engine import Engine
+from nova_vcloud.virt_docker import layers
+from nova_vcloud.virt_docker import transport
+
+LOG = log.getLogger(__name__)
+
+#: The layer, and what has changed in it since.
+LAYER_FILE = 'layer.tar'
+CHANGES_FILE = 'changes.tar'
+#: Seconds. What was written just before may be known by an older time: the
+#: clock of files ticks slower than that of processes, and an operator may set
+#: it back a little.
+SLACK = 1.0
+_STEP = SLACK / 2
+
+
+Send = Callable[[Iterable[bytes]], int]
+
+
+class Copy:
+    """The layer of one container on its way.
+
+    :param log_files: console logs that it may have
+    :param folder: a directory for notes
+    """
+
+    def __init__(self, engine: Engine, container: dict[str, Any],
+                 log_files: int, folder: str) -> None:
+        self._engine = engine
+        self._id = container['Id']
+        self._layer = layers.upper(container)
+        self._logs = layers.logs(container, log_files)
+        self._seen = os.path.join(folder, 'seen')
+        self._since = 0.0
+        self._clock = _offset()
+
+    def whole(self, send: Send) -> None:
+        """Send all there is of a server that does not run.
+
+        :raises MoveFailed: with the reason
+        """
+        with transport.produced(lambda sink: layers.pack(
+                self._layer, self._logs, sink)) as chunks:
+            LOG.info('%d bytes sent', send(chunks))
+
+    def ahead(self, send: Send) -> None:
+        """Send all there is while the server runs.
+
+        :raises MoveFailed: with the reason
+        """
+        self._since = self._quiet_moment() - SLACK
+        layers.look(self._layer, self._seen)
+        with transport.produced(lambda sink: layers.pack(
+                self._layer, [], sink, live=True)) as chunks:
+            LOG.info('%d bytes sent while the server runs', send(chunks))
+
+    def _quiet_moment(self) -> float:
+        """Return a time at which nothing was being written.
+
+        A file has the time at which a write began: of one that has not ended
+        nobody could tell later that it was not in the copy.
+        """
+        if self._engine.container(self._id)['State']['Paused']:
+            return time.time()
+        self._engine.pause(self._id)
+        try:
+            return time.time()
+        finally:
+            self._engine.unpause(self._id)
+
+    def rest(self, send: Send) -> None:
+        """Send what is missing; the server does not run any more.
+
+        :raises MoveFailed: with the reason
+        """
+        stepped = abs(_offset() - self._clock) > _STEP
+        # When the clock was set times tell nothing.
+        since = 0.0 if stepped else self._since
+        with transport.produced(lambda sink: layers.pack_changes(
+                self._layer, self._seen, since, self._logs, sink)) as chunks:
+            LOG.info('%d bytes sent of the server at rest', send(chunks))
+
+
+@contextlib.contextmanager
+def of(engine: Engine, container: dict[str, Any],
+       delivery: transport.Delivery, log_files: int,
+       runs: bool) -> Iterator[Callable[[], None]]:
+    """Send what can be sent before the stop; yield what sends the rest.
+
+    :param log_files: console logs that the server may have
+    :raises MoveFailed: with the reason
+    """
+    with tempfile.TemporaryDirectory(prefix='nova-vcloud-') as folder, \
+            delivery.opened(LAYER_FILE) as first:
+        copy = Copy(engine, container, log_files, folder)
+        if not runs:
+            yield lambda: copy.whole(first)
+            return
+        with delivery.opened(CHANGES_FILE) as last:
+            copy.ahead(first)
+            yield lambda: copy.rest(last)
+
+
+def _offset() -> float:
+    """Return what changes only when the clock is set."""
+    return time.time() - time.monotonic()
+
+
+def arrived(folder: str) -> list[str]:
+    """Return the files of a copy that lie in a directory, in order."""
+    found = (os.path.join(folder, name)
+             for name in (LAYER_FILE, CHANGES_FILE))
+    return [path for path in found if os.path.exists(path)]

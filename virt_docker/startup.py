@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a host has to do with how a server is started: files, devices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import os
+import stat
+from typing import Any
+
+from nova import objects
+from nova.compute import utils
+
+from nova_vcloud import exception
+from nova_vcloud.engine import Engine
+from nova_vcloud.virt_docker.images import engines_own
+
+#: Of system metadata that Nova copies from an image.
+PREFIX = 'image_'
+
+
+def properties(instance: objects.Instance, own: bool) -> dict[str, str]:
+    """Return the properties of a server's image, as Nova keeps them.
+
+    :param own: whether the server is started from it, not from another as
+        when it is rescued
+    """
+    if not own:
+        return {}
+    return {key.removeprefix(PREFIX): str(value)
+            for key, value in instance.system_metadata.items()
+            if key.startswith(PREFIX)}
+
+
+def stop_timeout(instance: objects.Instance, default: int) -> int:
+    """Return the seconds that a server has to end by itself.
+
+    Nova's own image property ``os_shutdown_timeout`` says so.
+    """
+    return int(utils.get_value_from_system_metadata(
+        instance, f'{PREFIX}os_shutdown_timeout', int, default))
+
+
+def check_devices(body: Mapping[str, Any]) -> None:
+    """Refuse a container that would have a device this host does not have.
+
+    :param body: as of ``POST /containers/create``
+    :raises InvalidRequest: with the path
+    """
+    for each in body['HostConfig']['Devices']:
+        path = each['PathOnHost']
+        try:
+            mode = os.stat(path).st_mode
+        except OSError as e:
+            raise exception.InvalidRequest(
+                f'vcloud:devices: {path}: {e.strerror}') from e
+        if not (stat.S_ISCHR(mode) or stat.S_ISBLK(mode)):
+            raise exception.InvalidRequest(
+                f'vcloud:devices: {path} is not a device')
+
+
+def fill(engine: Engine, name: str, seed: bytes) -> None:
+    """Put the files of a new server into its container.
+
+    The engine unpacks them in a root changed to the container's: links in an
+    image lead nowhere else. What is in a file's place is replaced; what
+    cannot be a directory is the image's fault.
+
+    :param seed: a tar; b'' for nothing
+    :raises InvalidRequest: with the engine's words
+    """
+    if not seed:
+        return
+    try:
+        engine.put_archive(name, '/', seed)
+    except exception.EngineError as e:
+        if engines_own(e):
+            raise
+        raise exception.InvalidRequest(
+            f'the image has no room for the files of a new server: {e}'
+        ) from e
