@@ -23,6 +23,10 @@ LAYERS = {
     'vm': 'root: an emulated machine with systemd and cgroup v2',
 }
 
+#: Layers whose tests cannot run beside each other -> what their only worker
+#: is called; with ``--dist loadgroup`` of pytest-xdist.
+GROUPS = {'unit': 'pure', 'contract': 'pure', 'integration': 'cloud'}
+
 # `python -m pytest` puts the repository's root first on sys.path; there the
 # mapped folders (qos, filters, virt_docker) would have a second name.
 sys.path[:] = [
@@ -56,6 +60,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         'markers', 'slow: takes more than 30 s; deselect by -m "not slow"')
     config.addinivalue_line(
+        'markers', 'xdist_group(name): runs in one worker with its like')
+    config.addinivalue_line(
         'markers', 'matrix(key, ...): shows these capabilities of Nova\'s '
         'support matrix (doc/matrix.toml)')
     if config.getoption('matrix'):
@@ -68,12 +74,12 @@ class Matrix:
 
     def __init__(self, path: pathlib.Path) -> None:
         self._path = path
-        self._outcomes: dict[str, str] = {}
-        self._keys: dict[str, list[str]] = {}
+        self._found: dict[str, dict[str, Any]] = {}
 
+    @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(
             self, items: list[pytest.Item]) -> None:
-        """Note which tests show something."""
+        """Have reports tell what their test shows, also those of workers."""
         known = {row['key'] for row in tomllib.loads(
             (ROOT / 'doc/matrix.toml').read_text())['capability']}
         for item in items:
@@ -84,23 +90,29 @@ class Matrix:
                     f'{item.nodeid}: {set(keys) - known}: not in '
                     'doc/matrix.toml')
             if keys:
-                self._keys[item.nodeid] = keys
+                item.user_properties.append(
+                    ('matrix', {'name': item.nodeid, 'keys': keys}))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Note how a test ended; it passes when all its phases do."""
-        if report.nodeid in self._keys and (
-                report.when == 'call' or not report.passed):
-            self._outcomes[report.nodeid] = report.outcome
+        for shows in (value for name, value in report.user_properties
+                      if name == 'matrix'):
+            found = self._found.setdefault(
+                report.nodeid, {**shows, 'outcome': 'not run'})
+            if report.when == 'call' or not report.passed:
+                found['outcome'] = report.outcome
 
-    def pytest_sessionfinish(self) -> None:
-        """Write it."""
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Write it, unless this is a worker of another process."""
+        if hasattr(session.config, 'workerinput'):
+            return
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._path.write_text(json.dumps(
-            [{'name': name, 'keys': keys,
-              'outcome': self._outcomes.get(name, 'not run')}
-             for name, keys in self._keys.items()], indent=1))
+        self._path.write_text(json.dumps(list(self._found.values()),
+                                         indent=1))
 
 
+# First, because pytest-xdist looks at the groups in this hook.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark each test with its folder's layer; skip root's for others."""
     not_root = pytest.mark.skip(reason='needs root')
@@ -112,6 +124,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if layer not in LAYERS:
             continue
         item.add_marker(layer)
+        item.add_marker(pytest.mark.xdist_group(GROUPS.get(layer, layer)))
         if layer in ('functional', 'integration', 'vm') and os.geteuid() != 0:
             item.add_marker(not_root)
 

@@ -110,9 +110,10 @@ def test_an_interface_that_cannot_be_is_refused_and_nothing_left(desk: Desk):
         assert not answer.ok
         assert nics(desk, server) == before
         assert {port.id for port in desk.api.network.ports()} == ports
-        # Neutron tells Nova of a port that came, and then that it went: until
-        # it has heard both Nova may show it.
-        until(lambda: desk.addresses(server) == shown, 30, 'Nova shows none')
+        # Neutron tells Nova of a port that came, and then that it went. Nova
+        # may keep what it heard first, until it looks again by itself, which
+        # it does once a minute (heal_instance_info_cache_interval).
+        until(lambda: desk.addresses(server) == shown, 150, 'Nova shows none')
         desk.answers(server)
     finally:
         desk.api.network.delete_network(network)

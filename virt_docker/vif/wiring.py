@@ -38,7 +38,9 @@ FORWARDING = 3  # of a bridge port: linux/if_bridge.h
 # What a server that stops or goes at that moment leads to.
 GONE = (errno.ENOENT, errno.ENODEV, errno.ENXIO, errno.ENETDOWN)
 GONE_TIMEOUT = 5.0  # seconds
-FORWARDING_TIMEOUT = 0.5  # seconds
+# The kernel may tell a bridge of a carrier up to a second later
+# (net/core/link_watch.c).
+FORWARDING_TIMEOUT = 3.0  # seconds
 SYSCTLS = {
     # Addresses and routes are Neutron's, never a neighbour's.
     'ipv6/conf/default/accept_ra': b'0',
@@ -359,8 +361,9 @@ def _announce(fabric: str, name: str, nics: Iterable[NicValues]) -> None:
     no error.
     """
     try:
-        with netns.netlink(fabric) as outer:
-            ready = [(nic, _forwarding(outer, nic['tap'])) for nic in nics]
+        with netns.netlink(fabric) as outer, netns.netlink(name) as inner:
+            ready = [(nic, _forwarding(outer, inner, nic['tap']))
+                     for nic in nics]
         netns.enter(name)
         for nic, tap in ready:
             if tap is not None:
@@ -371,13 +374,23 @@ def _announce(fabric: str, name: str, nics: Iterable[NicValues]) -> None:
         LOG.log(level, 'Could not announce addresses in %s: %s', name, e)
 
 
-def _forwarding(outer: IPRoute, tap: str) -> Any:
-    """Return a tap once its bridge carries its frames; None if absent."""
+def _forwarding(outer: IPRoute, inner: IPRoute, tap: str) -> Any:
+    """Return a tap once frames come from its other end through its bridge.
+
+    The kernel tells both ends of a new carrier later, each in its own time,
+    and drops what is sent before without a word.
+
+    :returns: what it is after FORWARDING_TIMEOUT at the latest; None if absent
+    """
     deadline = time.monotonic() + FORWARDING_TIMEOUT
     while found := segments.link(outer, ifname=tap):
         state = found.get_nested('IFLA_LINKINFO', 'IFLA_INFO_SLAVE_DATA',
                                  'IFLA_BRPORT_STATE')
-        if state == FORWARDING or time.monotonic() > deadline:
+        if state == FORWARDING:
+            peer = segments.link(inner, index=found.get('link'))
+            if peer is None or peer.get('operstate') == 'UP':
+                return found
+        if time.monotonic() > deadline:
             return found
-        time.sleep(0.001)
+        time.sleep(0.005)
     return None

@@ -57,12 +57,10 @@ def boot(private_engine, built):
 
 
 def stop(private_engine, server):
-    begin = time.monotonic()
+    """Stop a server; return its exit code, 137 if it had to be killed."""
     private_engine.docker('stop', server)
-    spent = time.monotonic() - begin
-    code = private_engine.docker(
-        'inspect', '--format={{.State.ExitCode}}', server).stdout
-    return spent, int(code)
+    return int(private_engine.docker(
+        'inspect', '--format={{.State.ExitCode}}', server).stdout)
 
 
 def test_same_recipe_same_bytes(tmp_path):
@@ -138,8 +136,7 @@ def test_tiny(boot, private_engine):
     boot.run(server, '(sleep 0.1 &) ; sleep 0.5')
     states = boot.run(server, 'cat /proc/[0-9]*/stat')
     assert ') Z ' not in states
-    spent, code = stop(private_engine, server)
-    assert (spent < 2, code) == (True, 0)
+    assert stop(private_engine, server) == 0
 
 
 @pytest.mark.slow
@@ -159,8 +156,7 @@ def test_debian(boot, private_engine):
     assert boot.run(first, identity) != boot.run(second, identity)
 
     before = boot.run(first, identity)
-    spent, code = stop(private_engine, first)
-    assert (spent < 2, code) == (True, 0)
+    assert stop(private_engine, first) == 0
     private_engine.docker('start', first)
     boot.console(first, DEBIAN_BOOT, times=2)
     assert boot.run(first, identity) == before

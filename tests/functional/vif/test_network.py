@@ -406,7 +406,7 @@ def test_neighbours_learn_where_it_is_now(lan, server, way):
         lan.network.announce(server, (nic,))
     for address in nic.addresses:
         lan_fixture.wait_until(
-            lambda a=address: lan.neighbour(a) == nic.mac, timeout=2)
+            lambda a=address: lan.neighbour(a) == nic.mac)
 
 
 # Removing
