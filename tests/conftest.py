@@ -23,10 +23,6 @@ LAYERS = {
     'vm': 'root: an emulated machine with systemd and cgroup v2',
 }
 
-#: Layers whose tests cannot run beside each other -> what their only worker
-#: is called; with ``--dist loadgroup`` of pytest-xdist.
-GROUPS = {'unit': 'pure', 'contract': 'pure', 'integration': 'cloud'}
-
 # `python -m pytest` puts the repository's root first on sys.path; there the
 # mapped folders (qos, filters, virt_docker) would have a second name.
 sys.path[:] = [
@@ -60,8 +56,6 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         'markers', 'slow: takes more than 30 s; deselect by -m "not slow"')
     config.addinivalue_line(
-        'markers', 'xdist_group(name): runs in one worker with its like')
-    config.addinivalue_line(
         'markers', 'matrix(key, ...): shows these capabilities of Nova\'s '
         'support matrix (doc/matrix.toml)')
     if config.getoption('matrix'):
@@ -69,29 +63,39 @@ def pytest_configure(config: pytest.Config) -> None:
             Matrix(config.getoption('matrix')), 'matrix')
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep a layer's tests in one worker, with what they bring up."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByLayer(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            layer = nodeid.removeprefix('tests/').partition('/')[0]
+            return {'contract': 'unit'}.get(layer, layer)
+
+    return ByLayer(config, log)
+
+
 class Matrix:
     """Writes what tests have shown of the support matrix."""
 
     def __init__(self, path: pathlib.Path) -> None:
         self._path = path
+        self._known = {row['key'] for row in tomllib.loads(
+            (ROOT / 'doc/matrix.toml').read_text())['capability']}
         self._found: dict[str, dict[str, Any]] = {}
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_collection_modifyitems(
-            self, items: list[pytest.Item]) -> None:
+    def pytest_itemcollected(self, item: pytest.Item) -> None:
         """Have reports tell what their test shows, also those of workers."""
-        known = {row['key'] for row in tomllib.loads(
-            (ROOT / 'doc/matrix.toml').read_text())['capability']}
-        for item in items:
-            keys = [key for mark in item.iter_markers('matrix')
-                    for key in mark.args]
-            if set(keys) - known:
-                raise pytest.UsageError(
-                    f'{item.nodeid}: {set(keys) - known}: not in '
-                    'doc/matrix.toml')
-            if keys:
-                item.user_properties.append(
-                    ('matrix', {'name': item.nodeid, 'keys': keys}))
+        keys = [key for mark in item.iter_markers('matrix')
+                for key in mark.args]
+        if set(keys) - self._known:
+            raise pytest.UsageError(
+                f'{item.nodeid}: {set(keys) - self._known}: not in '
+                'doc/matrix.toml')
+        if keys:
+            item.user_properties.append(
+                ('matrix', {'name': item.nodeid, 'keys': keys}))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Note how a test ended; it passes when all its phases do."""
@@ -111,22 +115,17 @@ class Matrix:
                                          indent=1))
 
 
-# First, because pytest-xdist looks at the groups in this hook.
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test with its folder's layer; skip root's for others."""
-    not_root = pytest.mark.skip(reason='needs root')
-    for item in items:
-        try:
-            layer = item.path.relative_to(ROOT / 'tests').parts[0]
-        except ValueError:
-            continue
-        if layer not in LAYERS:
-            continue
-        item.add_marker(layer)
-        item.add_marker(pytest.mark.xdist_group(GROUPS.get(layer, layer)))
-        if layer in ('functional', 'integration', 'vm') and os.geteuid() != 0:
-            item.add_marker(not_root)
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark a test with its folder's layer; skip root's for others."""
+    try:
+        layer = item.path.relative_to(ROOT / 'tests').parts[0]
+    except ValueError:
+        return
+    if layer not in LAYERS:
+        return
+    item.add_marker(layer)
+    if layer in ('functional', 'integration', 'vm') and os.geteuid() != 0:
+        item.add_marker(pytest.mark.skip(reason='needs root'))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -58,6 +58,11 @@ def _parser() -> argparse.ArgumentParser:
             action='store_true',
             help='have Cinder too, and volumes',
         )
+        one.add_argument(
+            '--with-horizon',
+            action='store_true',
+            help='have the dashboard too',
+        )
     installs[1].add_argument('--no-install', action='store_true')
     installs[1].add_argument('--hosts', type=int, metavar='N')
     verb('down', 'stop everything; servers and databases are kept')
@@ -211,6 +216,7 @@ def main(argv: Sequence[str]) -> int:
         cloud = settings.load(
             hosts=getattr(options, 'hosts', None),
             with_cinder=getattr(options, 'with_cinder', False),
+            with_horizon=getattr(options, 'with_horizon', False),
         )
         if options.verb in IN_VENV:
             _enter_venv(cloud, argv, options)

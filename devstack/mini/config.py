@@ -20,6 +20,7 @@ SECRET_NAMES = (
     'rabbitmq',
     'cinder',
     'glance',
+    'horizon',
     'neutron',
     'nova',
     'placement',
@@ -91,6 +92,8 @@ def base_context(
         # What a tenant can use without Cinder is not to change.
         volumes_shown_as='filesystem' if cloud.with_cinder else 'device',
         with_cinder=str(cloud.with_cinder).lower(),
+        with_horizon=str(cloud.with_horizon).lower(),
+        horizon_static=str(horizon_static(cloud)),
         physnet=settings.PHYSNET,
         # Ports of the hosts with the fake driver have to bind as well.
         bridge_mappings=','.join(
@@ -112,6 +115,11 @@ def base_context(
         text = render(f'{part}.conf', context)
         context[part.replace('-', '_')] = text.rstrip()
     return context
+
+
+def horizon_static(cloud: settings.Cloud) -> pathlib.Path:
+    """Return where Horizon's scripts and styles are."""
+    return cloud.horizon_venv / 'static'
 
 
 def host_context(
@@ -158,6 +166,9 @@ def _service_files(
     }
     if cloud.with_cinder:
         places['cinder.conf'] = 'cinder/cinder.conf'
+    if cloud.with_horizon:
+        for name in ('horizon_settings.py', 'horizon_wsgi.py'):
+            places[name] = f'horizon/{name}'
     found = [
         Rendered(cloud.etc / place, render(template, context))
         for template, place in places.items()

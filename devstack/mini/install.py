@@ -51,6 +51,8 @@ DEBIAN_PACKAGES = (
 )
 # And with Cinder: its driver asks for a program of each.
 CINDER_PACKAGES = ('nfs-common', 'qemu-utils')
+# And with Horizon: what its console is tried with.
+HORIZON_PACKAGES = ('chromium',)
 # One program of each package that must be there to run.
 PROGRAMS = (
     'btrfs',
@@ -158,6 +160,8 @@ def debian(cloud: settings.Cloud) -> str:
     wanted = set(DEBIAN_PACKAGES)
     if cloud.with_cinder:
         wanted |= set(CINDER_PACKAGES)
+    if cloud.with_horizon:
+        wanted |= set(HORIZON_PACKAGES)
     missing = sorted(wanted - _installed_packages())
     if not missing:
         return 'all there'
@@ -189,6 +193,13 @@ def tempest(cloud: settings.Cloud) -> str:
     """Make tempest's own virtual environment if its requirements changed."""
     return _fill(
         cloud, cloud.tempest_venv, 'requirements-tempest.txt', 'tempest.log'
+    )
+
+
+def horizon(cloud: settings.Cloud) -> str:
+    """Make Horizon's own virtual environment if its requirements changed."""
+    return _fill(
+        cloud, cloud.horizon_venv, 'requirements-horizon.txt', 'horizon.log'
     )
 
 
@@ -265,9 +276,12 @@ def project(cloud: settings.Cloud, editable: bool) -> str:
 
 def everything(cloud: settings.Cloud, editable: bool) -> None:
     """Install all that `up` needs, saying what was done."""
-    for name, work in (
-        ('Debian packages', lambda: debian(cloud)),
-        ('virtual environment', lambda: virtualenv(cloud)),
-        ('nova-vcloud', lambda: project(cloud, editable)),
-    ):
+    works = {
+        'Debian packages': lambda: debian(cloud),
+        'virtual environment': lambda: virtualenv(cloud),
+        'nova-vcloud': lambda: project(cloud, editable),
+    }
+    if cloud.with_horizon:
+        works['Horizon'] = lambda: horizon(cloud)
+    for name, work in works.items():
         print(f'{name}: {work()}', flush=True)

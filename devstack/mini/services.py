@@ -207,6 +207,32 @@ def _cinder(cloud: settings.Cloud) -> list[Service]:
     return found
 
 
+def horizon_environment(cloud: settings.Cloud) -> dict[str, str]:
+    """Return what Horizon's programs need beside what all have."""
+    return {
+        'PATH': f'{cloud.horizon_venv}/bin:{SYSTEM_PATH}',
+        'PYTHONPATH': f'{cloud.etc}/horizon',
+        'DJANGO_SETTINGS_MODULE': 'horizon_settings',
+    }
+
+
+def _horizon(cloud: settings.Cloud) -> Service:
+    command = (
+        f'{cloud.horizon_venv}/bin/gunicorn',
+        *('--bind', f'127.0.0.1:{cloud.port("horizon")}'),
+        *'--workers 1 --threads 4 --timeout 120 --no-control-socket'.split(),
+        'horizon_wsgi:application',
+    )
+    names = ('horizon_settings.py', 'horizon_wsgi.py')
+    return Service(
+        'horizon',
+        command,
+        CONTROL,
+        horizon_environment(cloud),
+        tuple(cloud.etc / 'horizon' / name for name in names),
+    )
+
+
 def _daemon(
     cloud: settings.Cloud, name: str, group: int, configs: list[str]
 ) -> Service:
@@ -267,6 +293,8 @@ def catalog(cloud: settings.Cloud, secret: dict[str, str]) -> list[Service]:
         found.append(_daemon(cloud, name, CONTROL, ['nova/nova.conf']))
     if cloud.with_cinder:
         found += _cinder(cloud)
+    if cloud.with_horizon:
+        found.append(_horizon(cloud))
     for host in cloud.hosts:
         found.append(engine(cloud, host))
         found.append(ssh_server(cloud, host))

@@ -34,6 +34,8 @@ PORT_OFFSETS = {
     'nova-serialproxy': 5,
     # Only with --with-cinder.
     'cinder-api': 6,
+    # Only with --with-horizon.
+    'horizon': 7,
     'mariadb': 10,
     'rabbitmq': 11,
     'rabbitmq-dist': 12,
@@ -107,6 +109,7 @@ class Cloud:
     port_base: int = DEFAULT_PORT_BASE
     host_count: int = DEFAULT_HOSTS
     with_cinder: bool = False
+    with_horizon: bool = False
 
     @property
     def venv(self) -> pathlib.Path:
@@ -122,6 +125,11 @@ class Cloud:
     def tempest_venv(self) -> pathlib.Path:
         """Return tempest's own virtual environment."""
         return self.cache / 'tempest'
+
+    @property
+    def horizon_venv(self) -> pathlib.Path:
+        """Return Horizon's own virtual environment."""
+        return self.cache / 'horizon'
 
     @property
     def images(self) -> pathlib.Path:
@@ -225,6 +233,7 @@ def load(
     environ: Mapping[str, str] = os.environ,
     hosts: int | None = None,
     with_cinder: bool = False,
+    with_horizon: bool = False,
 ) -> Cloud:
     """Return the cloud that the environment names.
 
@@ -235,6 +244,7 @@ def load(
         MINICLOUD_PORT_BASE are read.
     :param hosts: number of compute hosts wanted, None for no wish.
     :param with_cinder: have Cinder too; a cloud that has it keeps it.
+    :param with_horizon: have Horizon too, likewise.
     :raises MinicloudError: on a value out of range, or one that differs
         from the cloud that exists.
     """
@@ -269,6 +279,7 @@ def load(
         port_base=int(chosen.get('port_base', DEFAULT_PORT_BASE)),
         host_count=int(chosen.get('host_count', DEFAULT_HOSTS)),
         with_cinder=with_cinder or bool(stored.get('with_cinder')),
+        with_horizon=with_horizon or bool(stored.get('with_horizon')),
     )
 
 
@@ -279,6 +290,7 @@ def save(cloud: Cloud) -> None:
         'port_base': cloud.port_base,
         'host_count': cloud.host_count,
         'with_cinder': cloud.with_cinder,
+        'with_horizon': cloud.with_horizon,
     }
     cloud.home.mkdir(mode=0o755, parents=True, exist_ok=True)
     (cloud.home / 'cloud.json').write_text(json.dumps(record, indent=1))

@@ -77,9 +77,15 @@ def _version(package: str) -> str:
 def summary(cloud: settings.Cloud) -> str:
     """Return how to use the cloud, in a few lines."""
     own, servers = total_mib(cloud)
+    dashboard = ''
+    if cloud.with_horizon:
+        dashboard = (
+            f'  {cloud.url("horizon")}/   # domain Default, user and '
+            'password as in the file below\n'
+        )
     return (
         f'memory: {own} MiB for the cloud, {servers} MiB in servers\n'
-        'how to use it:\n'
+        f'how to use it:\n{dashboard}'
         f'  . {config.openrc_path(cloud, "admin")}   # a tenant: '
         f'{config.openrc_path(cloud, "demo").name}\n'
         '  openstack server create --image debian-12 --flavor c1.small '

@@ -11,6 +11,7 @@ from mini import config
 from mini import database
 from mini import engines
 from mini import errors
+from mini import horizon
 from mini import identity
 from mini import install
 from mini import network
@@ -148,6 +149,7 @@ class Ascent:
             *self._host_steps(),
             *self._seed_steps(),
             *(self._cinder_steps() if self._cloud.with_cinder else ()),
+            *(self._horizon_steps() if self._cloud.with_horizon else ()),
         ]
 
     def _base_steps(self) -> list[steps.Step]:
@@ -259,6 +261,20 @@ class Ascent:
                 'cinder ready',
                 lambda: volumes.ready(cloud, self._control),
                 ('cinder-api', 'cinder-scheduler, cinder-volume'),
+            ),
+        ]
+
+    def _horizon_steps(self) -> list[steps.Step]:
+        # Last, when the cores have little else to do.
+        after = ('hosts ready', 'controllers ready')
+        return [
+            steps.Step(
+                'files of horizon',
+                lambda: horizon.static_files(self._cloud),
+                after,
+            ),
+            steps.Step(
+                'horizon', self.service('horizon'), ('files of horizon',)
             ),
         ]
 

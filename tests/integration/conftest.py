@@ -27,7 +27,8 @@ def desk() -> Iterator[desk_module.Desk]:
     minicloud = [str(ROOT / 'devstack/minicloud')]
     if not found:
         subprocess.run(
-            [*minicloud, 'up', '--no-install', '--with-cinder'], check=True)
+            [*minicloud, 'up', '--no-install', '--with-cinder',
+             '--with-horizon'], check=True)
     yield desk_module.Desk(settings.load())
     if not found or os.environ.get('CI'):
         subprocess.run([*minicloud, 'down'], check=True)

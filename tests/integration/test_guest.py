@@ -9,7 +9,7 @@ from desk import Desk
 from desk import until
 from openstack import exceptions
 import pytest
-import websocket
+from viewer import Viewer
 
 CHECK = '''
 perl -e '$_ = (split /:/, (grep /^root:/, `cat /etc/shadow`)[0])[1];
@@ -132,33 +132,6 @@ def test_the_password_of_a_running_server_is_set(desk: Desk):
     assert desk.inside(server, CHECK % 'new: Secret\'s 7'.replace(
         "'", "'\\''")) == 'same'
     assert desk.inside(server, CHECK % 'other') == 'other'
-
-
-class Viewer:
-    """A browser at a server's console."""
-
-    def __init__(self, url: str) -> None:
-        self._socket = websocket.create_connection(
-            url, timeout=30, subprotocols=['binary'])
-
-    def type(self, text: bytes, answer: bytes) -> bytes:
-        """Type, and wait for an answer."""
-        self._socket.send_binary(text)
-        found = b''
-        while answer not in found:
-            data = self._socket.recv()
-            assert data, found
-            found += data
-        return found
-
-    def log_in(self, password: bytes) -> None:
-        """Log in as root."""
-        self.type(b'\r', b'login: ')
-        self.type(b'root\r', b'Password: ')
-        self.type(password + b'\r', b'# ')
-
-    def close(self) -> None:
-        self._socket.close()
 
 
 @pytest.mark.matrix('console.serial.interactive')

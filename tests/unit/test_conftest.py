@@ -53,3 +53,14 @@ def test_forbidden_skip_fails_with_its_reason(run):
     done = run('-k', 'test_skip', '--forbid-skips')
     assert done.returncode == 1
     assert 'skip is forbidden here: Skipped: no such kernel' in done.stdout
+
+
+def test_a_layer_stays_in_one_worker(run):
+    done = run('-n', '2', '--dist', 'loadscope', '-v')
+    found = {}
+    for line in done.stdout.splitlines():
+        if line.startswith('[gw'):
+            words = line.split()
+            found.setdefault(words[-1].split('/')[1], set()).add(words[0])
+    assert len(found['unit']) == len(found['functional']) == 1
+    assert found['unit'] != found['functional']

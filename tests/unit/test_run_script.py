@@ -59,7 +59,7 @@ def test_all_is_every_check_and_one_pytest_of_all_layers(tree):
     done = tree.run()
     assert done.returncode == 0, done.stdout
     assert tree.calls('minicloud') == [
-        'minicloud install --with-cinder']
+        'minicloud install --with-cinder --with-horizon']
     [pytest_call] = tree.calls('pytest')
     assert pytest_call.endswith(
         'tests/unit tests/contract tests/functional tests/integration '
