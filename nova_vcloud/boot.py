@@ -31,13 +31,15 @@ class Boot:
     :ivar command: words that the first process is given
     :ivar entrypoint: words before them; () is none
     :ivar environment: of the first process, as NAME=value
-    :ivar tini: whether the engine's own init is the first process
+    :ivar init: what the first process is: 'image' or 'tini', the engine's own,
+        which starts that of the image; or 'systemd', which is the image's own
+        and has control groups of its own
     """
 
     command: tuple[str, ...] | None = None
     entrypoint: tuple[str, ...] | None = None
     environment: tuple[str, ...] = ()
-    tini: bool = False
+    init: str = 'image'
     stop_signal: str | None = None
     no_new_privileges: bool | None = None
     capabilities: tuple[str, ...] = ()
@@ -63,7 +65,7 @@ def parse(specs: Mapping[str, str], properties: Mapping[str, str]) -> Boot:
         command=_words(found['command']),
         entrypoint=_words(found['entrypoint']),
         environment=_words(found['environment']) or (),
-        tini=found['init'] == 'tini',
+        init=found['init'] or 'image',
         stop_signal=found['stop_signal'],
         no_new_privileges=flag if flag is None else flag == 'true',
         capabilities=_list(found['capabilities']),

@@ -78,8 +78,10 @@ KEYS = {
         pattern=rf'\s*{_VARIABLE}(\s+{_VARIABLE})*\s*'),
     'vcloud:init': Spec(
         str, 'Whether the first process is the one of the image (image), or '
-        "the engine's init, which starts that and collects orphans (tini).",
-        choices=('image', 'tini')),
+        "the engine's init, which starts that and collects orphans (tini). "
+        'With systemd it is the one of the image, and gets what systemd '
+        'needs, on hosts with cgroup v2.',
+        choices=('image', 'tini', 'systemd')),
     'vcloud:memory_soft_mb': Spec(
         int, 'MiB of memory above which it is reclaimed first.', 4),
     'vcloud:memory_swap_mb': Spec(

@@ -192,6 +192,7 @@ class Containers:
                 startup.properties(instance, own))
             body['HostConfig'] |= self._resources.at_creation(wanted)
             startup.check_devices(body)
+            startup.check_init(body)
             container_id = self._engine.create(
                 spec.container_name(instance.uuid), body)
             undo.callback(self._undo, self._remove, instance.uuid)

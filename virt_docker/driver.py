@@ -42,6 +42,7 @@ from nova_vcloud.virt_docker import admission
 from nova_vcloud.virt_docker import claims
 from nova_vcloud.virt_docker import consoles
 from nova_vcloud.virt_docker import containers
+from nova_vcloud.virt_docker import devicetags
 from nova_vcloud.virt_docker import diagnostics
 from nova_vcloud.virt_docker import driver_devices
 from nova_vcloud.virt_docker import driver_images
@@ -137,6 +138,9 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs,
         'supports_attach_interface': True,
         'has_imagecache': True,
         'supports_extend_volume': True,
+        'supports_device_tagging': True,
+        'supports_tagged_attach_interface': True,
+        'supports_tagged_attach_volume': True,
     }
 
     def __init__(self, virtapi: Any) -> None:
@@ -403,8 +407,10 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs,
         with self._nova_errors(instance), \
                 self._admission.admitted(context, instance) as application, \
                 self._with_volumes(instance, block_device_info):
+            network_info = network_info or []  # which waits for it
+            devicetags.note(context, instance)
             self._containers.spawn(context, instance, image_meta,
-                                   network_info or [], seed.archive(
+                                   network_info, seed.archive(
                                        instance, network_info,
                                        injected_files, admin_password),
                                    power_on, application)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from nova import context as nova_context
@@ -12,6 +13,7 @@ from nova.console import type as console_type
 
 from nova_vcloud.engine import Engine
 from nova_vcloud.virt_docker import consoles
+from nova_vcloud.virt_docker import devicetags
 from nova_vcloud.virt_docker import driver_base
 from nova_vcloud.virt_docker import password
 
@@ -46,10 +48,14 @@ class DeviceVerbs(driver_base.Part):
 
         :raises InterfaceAttachFailed: with the reason; nothing is left of it
         """
+        known = instance.get_network_info()
         try:
-            with self._nova_errors(instance):
-                self._containers.attach(
-                    instance, instance.get_network_info(), vif['id'])
+            with self._nova_errors(instance), contextlib.ExitStack() as undo:
+                self._containers.attach(instance, known, vif['id'])
+                undo.callback(self._containers.detach, instance, known,
+                              vif['id'])
+                devicetags.note(context, instance)
+                undo.pop_all()
         except nova_exception.NovaException as e:
             raise nova_exception.InterfaceAttachFailed(
                 instance_uuid=instance.uuid) from e

@@ -21,6 +21,7 @@ from oslo_log import log
 from nova_vcloud import exception
 from nova_vcloud import state
 from nova_vcloud.qos import devices
+from nova_vcloud.virt_docker import devicetags
 from nova_vcloud.virt_docker import driver_base
 from nova_vcloud.virt_docker import spec
 from nova_vcloud.virt_docker.volumes import attachments
@@ -118,8 +119,13 @@ class VolumeVerbs(driver_base.Part):
                 if encryption:
                     raise exception.VolumeError(
                         'encrypted volumes are not supported for containers')
-                self._volumes.attach(instance.uuid, connection_info,
-                                     mountpoint)
+                with contextlib.ExitStack() as undo:
+                    self._volumes.attach(instance.uuid, connection_info,
+                                         mountpoint)
+                    undo.callback(self._volumes.detach, instance.uuid,
+                                  mountpoint)
+                    devicetags.note(context, instance)
+                    undo.pop_all()
             except exception.VolumeError as e:
                 raise nova_exception.VolumeAttachFailed(
                     volume_id=connection_info.get('serial'),

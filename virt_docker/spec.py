@@ -24,6 +24,10 @@ LABEL_IMAGE = LABEL + 'image'
 #: from a snapshot, not the one it was made from.
 LABEL_BASE_IMAGE = LABEL + 'base_image'
 HOST_NAME_MAX = 64  # gethostname(2)
+#: Of HostConfig, for systemd (systemd.io/CONTAINER_INTERFACE). Our runtime
+#: makes the control groups of who has such a /run its own to write.
+SYSTEMD = {'CgroupnsMode': 'private',
+           'Tmpfs': {'/run': 'mode=755', '/run/lock': 'mode=1777'}}
 #: 'project/name' of the application of a server that has one.
 LABEL_APPLICATION = LABEL + 'application'
 LABELS = (LABEL_UUID, LABEL_HOST, LABEL_NAME, LABEL_IMAGE, LABEL_BASE_IMAGE,
@@ -151,7 +155,7 @@ def build(instance: objects.Instance, image: str, nics: Iterable[Nic],
         # A server has a console: a terminal whose output is the log.
         'Tty': True,
         'OpenStdin': True,
-        **_start(wish),
+        **start(wish),
         'HostConfig': {
             'Runtime': defaults.runtime,
             'NetworkMode': 'none',
@@ -165,17 +169,21 @@ def build(instance: objects.Instance, image: str, nics: Iterable[Nic],
             'Binds': list(binds),
             **docker.host_config(wanted),
             **_log(defaults),
-            'Init': wish.tini,
+            'Init': wish.init == 'tini',
+            **(SYSTEMD if wish.init == 'systemd' else {}),
             **privileges(wish, defaults),
         },
     }
 
 
-def _start(wish: boot.Boot) -> dict[str, Any]:
-    """Return what is not as the image has it."""
+def start(wish: boot.Boot) -> dict[str, Any]:
+    """Return the part of a container that is not as the image has it."""
+    environment, signal = wish.environment, wish.stop_signal
+    if wish.init == 'systemd':
+        environment = ('container=docker', *environment)
+        signal = signal or 'SIGRTMIN+3'  # what halts it
     found = {'Cmd': wish.command, 'Entrypoint': wish.entrypoint,
-             'Env': wish.environment or None,
-             'StopSignal': wish.stop_signal}
+             'Env': environment or None, 'StopSignal': signal}
     return {key: list(value) if isinstance(value, tuple) else value
             for key, value in found.items() if value is not None}
 

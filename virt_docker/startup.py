@@ -15,6 +15,8 @@ from nova_vcloud import exception
 from nova_vcloud.engine import Engine
 from nova_vcloud.virt_docker.images import engines_own
 
+MOUNTS = '/proc/self/mounts'
+CGROUPS = '/sys/fs/cgroup'
 #: Of system metadata that Nova copies from an image.
 PREFIX = 'image_'
 
@@ -57,6 +59,27 @@ def check_devices(body: Mapping[str, Any]) -> None:
         if not (stat.S_ISCHR(mode) or stat.S_ISBLK(mode)):
             raise exception.InvalidRequest(
                 f'vcloud:devices: {path} is not a device')
+
+
+def check_init(body: Mapping[str, Any], mounts: str = MOUNTS) -> None:
+    """Refuse systemd where it cannot have control groups of its own.
+
+    :param body: as of ``POST /containers/create``
+    :param mounts: path of what is mounted, as of proc_mounts(5)
+    :raises InvalidRequest: with what the host lacks
+    """
+    if '/run' not in body['HostConfig'].get('Tmpfs', {}):
+        return
+    with open(mounts, encoding='utf-8', errors='replace') as f:
+        rows = [line.split()[1:4] for line in f if line.strip()]
+    options = next((options.split(',') for point, kind, options in rows
+                    if (point, kind) == (CGROUPS, 'cgroup2')), [])
+    # With it the files of a namespace's own root, the server's limits, are
+    # not to be written from within (cgroup-v2.rst, "Model of Delegation").
+    if 'nsdelegate' not in options:
+        raise exception.InvalidRequest(
+            f'vcloud:init=systemd needs a host with cgroup v2 at {CGROUPS}, '
+            'mounted with nsdelegate')
 
 
 def fill(engine: Engine, name: str, seed: bytes) -> None:

@@ -212,6 +212,55 @@ def test_a_config_drive_is_in_its_files(desk: Desk):
     assert modes.split() == ['755:0', '700:0']
 
 
+def devices(desk: Desk, server) -> dict[str, tuple[str, str]]:
+    """Return {tag: kind and mac, or path, of a device} that a server reads."""
+    found = json.loads(desk.inside(server, f'cat {DRIVE}/meta_data.json'))
+    return {tag: (each['type'], each.get('mac') or each['path'])
+            for each in found['devices'] for tag in each['tags']}
+
+
+@pytest.mark.matrix('operation.attach-tagged-interface',
+                    'operation.attach-tagged-volume')
+def test_tags_tell_a_server_which_of_its_devices_is_which(desk: Desk):
+    if not desk.cloud.with_cinder:
+        pytest.skip('this mini cloud has no Cinder: up --with-cinder')
+    server = desk.boot('tagged', config_drive=True, networks=[
+        {'uuid': desk.network_id, 'tag': 'front'}])
+    first = desk.nic(server)[0]
+    assert devices(desk, server) == {'front': ('nic', first)}
+    storage = desk.api.block_storage
+    volume = storage.create_volume(name='tagged', size=1)
+    try:
+        until(lambda: storage.get_volume(volume.id).status == 'available', 60,
+              'available')
+        port = desk.compute.create_server_interface(
+            server, net_id=desk.network_id, tag='back')
+        desk.compute.create_volume_attachment(
+            server, volume_id=volume.id, tag='data')
+        until(lambda: storage.get_volume(volume.id).status == 'in-use', 60,
+              'in use')
+        # As in a virtual machine its drive is as old as its image.
+        desk.compute.rebuild_server(
+            server, image=desk.api.image.find_image('tiny').id)
+        desk.wait(server, 'ACTIVE')
+        assert devices(desk, server) == {
+            'front': ('nic', first), 'back': ('nic', port.mac_addr),
+            'data': ('disk', '/dev/vdb')}
+        detach(desk, server, port.port_id)
+        desk.compute.delete_volume_attachment(server, volume.id)
+        until(lambda: storage.get_volume(volume.id).status == 'available', 60,
+              'available')
+        desk.compute.rebuild_server(
+            server, image=desk.api.image.find_image('tiny').id)
+        desk.wait(server, 'ACTIVE')
+        assert devices(desk, server) == {'front': ('nic', first)}
+    finally:
+        desk.delete(server)
+        until(lambda: storage.get_volume(volume.id).status == 'available', 60,
+              'available')
+        storage.delete_volume(volume.id)
+
+
 def test_no_config_drive_where_none_is_asked_for(desk: Desk):
     server = desk.boot('plain')
     assert desk.inside(server, 'ls /var/lib/cloud 2>&1 || :').endswith(

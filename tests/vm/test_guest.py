@@ -18,6 +18,7 @@ INSIDE = {
     'vm/inside/test_start.py': (),
     'vm/inside/test_reload.py': (),
     'vm/inside/test_disks.py': (),
+    'vm/inside/test_systemd.py': (),
     'functional/qos/test_backends.py': ('TestCgroupHere', 'TestTc'),
     # What differs there: OOM kills, and containers that outlive the engine.
     'functional/vif/test_containers.py': (

@@ -164,6 +164,43 @@ def test_what_says_names_is_part_of_the_root_disk(place, dump, first):
     assert place.create(config, dump) == expected
 
 
+RUN = {'destination': '/run', 'type': 'tmpfs', 'source': 'tmpfs',
+       'options': ['nosuid', 'nodev', 'mode=755']}
+GROUPS = {'destination': '/sys/fs/cgroup', 'type': 'cgroup',
+          'source': 'cgroup', 'options': ['ro', 'nosuid', 'noexec', 'nodev']}
+
+
+@pytest.mark.parametrize('dump', [compact, pretty])
+@pytest.mark.parametrize(('run', 'namespace', 'writes'), [
+    (RUN, 'cgroup', True), (RUN, 'pid', False),
+    ({**RUN, 'destination': '/run/lock'}, 'cgroup', False),
+    ({**RUN, 'type': 'bind'}, 'cgroup', False)])
+def test_who_has_a_run_of_its_own_writes_its_own_control_groups(
+        place, dump, run, namespace, writes):
+    config = bundle()
+    config['mounts'] += [GROUPS, run]
+    config['linux']['namespaces'].append({'type': namespace})
+    expected = wanted(place, config, ())
+    if writes:
+        expected['mounts'][1] = {**GROUPS, 'options': [
+            'rw', *GROUPS['options'][1:]]}
+    assert place.create(config, dump) == expected
+
+
+def test_no_start_with_control_groups_without_number(place):
+    config = bundle()
+    config['mounts'] += [GROUPS, RUN]
+    config['linux']['namespaces'].append({'type': 'cgroup'})
+    place.runc.write_text(f'#!/bin/sh\necho "$@" >>{place.called}\n'
+                          '[ $1 != state ] || echo {\\"pid\\":999999999}\n')
+    place.config.write_text(compact(config))
+    done = place.run('--log', place.log, 'create', '--bundle', place.bundle,
+                     ID)
+    assert done.returncode == 1
+    assert 'number of its control groups' in place.log.read_text()
+    assert place.called.read_text().splitlines()[-1] == f'delete --force {ID}'
+
+
 @pytest.mark.parametrize('dump', [compact, pretty])
 def test_the_bundle_stays_private(place, dump):
     place.config.touch(mode=0o600)

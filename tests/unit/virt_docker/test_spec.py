@@ -140,3 +140,28 @@ def test_labels_tell_whose_container_it_is(instance):
     # A snapshot blanks them all.
     assert labels.keys() == set(spec.LABELS)
     assert all(isinstance(v, str) for v in labels.values())
+
+
+def test_systemd_is_told_where_it_is(instance):
+    instance.flavor.extra_specs['vcloud:init'] = 'systemd'
+    body = build(instance)
+    assert body['HostConfig']['CgroupnsMode'] == 'private'
+    assert set(body['HostConfig']['Tmpfs']) == {'/run', '/run/lock'}
+    assert body['HostConfig']['Init'] is False
+    assert (body['Env'], body['StopSignal']) == (
+        ['container=docker'], 'SIGRTMIN+3')
+
+
+def test_what_systemd_is_told_otherwise(instance):
+    instance.flavor.extra_specs |= {
+        'vcloud:init': 'systemd', 'vcloud:stop_signal': 'SIGPWR',
+        'vcloud:environment': 'container=lxc A=b'}
+    body = build(instance)
+    assert body['StopSignal'] == 'SIGPWR'
+    assert body['Env'] == ['container=docker', 'container=lxc', 'A=b']
+
+
+def test_others_have_no_run_of_their_own(instance):
+    host = build(instance)['HostConfig']
+    assert 'Tmpfs' not in host
+    assert 'CgroupnsMode' not in host

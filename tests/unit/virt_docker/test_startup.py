@@ -4,6 +4,8 @@
 from nova import objects
 import pytest
 
+from nova_vcloud import exception
+from nova_vcloud.virt_docker import spec
 from nova_vcloud.virt_docker import startup
 
 
@@ -23,3 +25,24 @@ def test_properties_are_of_the_servers_own_image():
     instance = server(image_vcloud_init='tini', boot_roles='member')
     assert startup.properties(instance, True) == {'vcloud_init': 'tini'}
     assert startup.properties(instance, False) == {}
+
+
+V2 = 'cgroup2 /sys/fs/cgroup cgroup2 rw,nosuid,relatime'
+HYBRID = 'cgroup2 /sys/fs/cgroup/unified cgroup2 rw,nsdelegate 0 0'
+
+
+@pytest.mark.parametrize('table', [
+    '', 'tmpfs /sys/fs/cgroup tmpfs ro,nsdelegate 0 0', f'{V2} 0 0', HYBRID])
+def test_systemd_is_refused_where_its_limits_would_be_its_own(
+        tmp_path, table):
+    path = tmp_path / 'mounts'
+    path.write_text(f'proc /proc proc rw 0 0\n{table}\n')
+    startup.check_init({'HostConfig': {}}, str(path))
+    with pytest.raises(exception.InvalidRequest, match='nsdelegate'):
+        startup.check_init({'HostConfig': spec.SYSTEMD}, str(path))
+
+
+def test_systemd_runs_where_it_has_control_groups(tmp_path):
+    path = tmp_path / 'mounts'
+    path.write_text(f'{V2},nsdelegate,memory_recursiveprot 0 0\n')
+    startup.check_init({'HostConfig': spec.SYSTEMD}, str(path))
