@@ -33,7 +33,11 @@ IMAGE = 'debian-12'
 IMAGE_ALT = 'debian-12-alt'
 FLAVOR, FLAVOR_ALT = 'c1.tiny', 'c1.small'
 APIS = ('keystone', 'glance', 'placement', 'nova-api', 'neutron-api')
-EVERYTHING = r'^tempest\.(serial_tests\.)?(api\.compute|scenario)\.'
+# Of Cinder's own tests those in which a server takes part.
+EVERYTHING = (
+    r'^tempest\.((serial_tests\.)?(api\.compute|scenario)\.'
+    r'|api\.volume\..*attach)'
+)
 
 
 @dataclasses.dataclass(frozen=True)
