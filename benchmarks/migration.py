@@ -36,6 +36,7 @@ from nova_vcloud.virt_docker import images  # noqa: E402
 from nova_vcloud.virt_docker import moves  # noqa: E402
 from nova_vcloud.virt_docker import spec  # noqa: E402
 from nova_vcloud.virt_docker import transport  # noqa: E402
+from nova_vcloud.virt_docker.volumes import ephemeral  # noqa: E402
 
 ROUNDS = int(os.environ.get('BENCH_ROUNDS', '5'))
 MEGABYTES = 200
@@ -92,7 +93,9 @@ class Bench:
             host.dockerd.engine, host.containers, computehost.Images(),
             'layer', str(folder / 'spool'),
             lambda address: transport.Remote(ssh, address),
-            lambda _context, _image: True, 2, 5) for host in self.hosts]
+            lambda _context, _image: True, 2, 5,
+            ephemeral.Store(str(folder / 'ephemerals'), 'ext4'))
+            for host in self.hosts]
         self._share_base()
 
     def _share_base(self) -> None:
