@@ -92,7 +92,6 @@ def base_context(
         # What a tenant can use without Cinder is not to change.
         volumes_shown_as='filesystem' if cloud.with_cinder else 'device',
         with_cinder=str(cloud.with_cinder).lower(),
-        with_horizon=str(cloud.with_horizon).lower(),
         horizon_static=str(horizon_static(cloud)),
         physnet=settings.PHYSNET,
         # Ports of the hosts with the fake driver have to bind as well.
