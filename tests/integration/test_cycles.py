@@ -98,8 +98,7 @@ class Cycles:
         gone = self.desk.host_of(server)
         with power.lost(self.desk, gone):
             power.evacuate(self.desk, server)
-            self.desk.wait(server, 'ACTIVE', 120)
-            assert self.desk.host_of(server) != gone
+            power.wait_evacuated(self.desk, server, gone)
         # The others of that host are up again with it.
         for each in self.servers:
             self.desk.answers(each, 60)

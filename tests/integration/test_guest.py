@@ -111,9 +111,9 @@ def test_an_interface_that_cannot_be_is_refused_and_nothing_left(desk: Desk):
         assert nics(desk, server) == before
         assert {port.id for port in desk.api.network.ports()} == ports
         # Neutron tells Nova of a port that came, and then that it went. Nova
-        # may keep what it heard first, until it looks again by itself, which
-        # it does once a minute (heal_instance_info_cache_interval).
-        until(lambda: desk.addresses(server) == shown, 150, 'Nova shows none')
+        # may keep what it heard first, until it looks again by itself
+        # (heal_instance_info_cache_interval), at one server after another.
+        until(lambda: desk.addresses(server) == shown, 60, 'Nova shows none')
         desk.answers(server)
     finally:
         desk.api.network.delete_network(network)
