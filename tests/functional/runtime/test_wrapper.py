@@ -17,6 +17,8 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 RUNTIME = ROOT / 'virt_docker/runtime/nova-vcloud-runtime'
 ID = 'c0' * 32
+CGROUP2 = ('proc /proc proc rw 0 0\n'
+           'cgroup2 /sys/fs/cgroup cgroup2 rw,nosuid,nsdelegate 0 0\n')
 OURS = {'path': '/proc/1234/exe', 'args': [
     'libnetwork-setkey', '-exec-root=/var/run/docker', ID, '0b6c7d8e']}
 NVIDIA = {'path': '/usr/bin/nvidia-container-runtime-hook',
@@ -39,6 +41,8 @@ class Place:
         self.runc.write_text(
             f'#!/bin/sh\nprintf "%s\\n" "$@" >{self.called}\nexit 7\n')
         self.runc.chmod(0o755)
+        self.mounts = home / 'mounts'
+        self.mounts.write_text(CGROUP2)
         self.netns = home / 'netns'
         self.netns.touch()
         (self.links / ID).symlink_to(self.netns)
@@ -47,7 +51,8 @@ class Place:
         return subprocess.run(
             [RUNTIME, '--links', self.links, '--runc', self.runc, *args],
             capture_output=True, text=True, check=False, cwd=cwd,
-            env={'PATH': path or os.environ['PATH'], **env})
+            env={'PATH': path or os.environ['PATH'],
+                 'NOVA_VCLOUD_MOUNTS': self.mounts, **env})
 
     def create(self, config, dump=None, **kwargs):
         """Run `create` on a configuration and return the edited one."""
@@ -185,6 +190,28 @@ def test_who_has_a_run_of_its_own_writes_its_own_control_groups(
         expected['mounts'][1] = {**GROUPS, 'options': [
             'rw', *GROUPS['options'][1:]]}
     assert place.create(config, dump) == expected
+
+
+@pytest.mark.parametrize('mounts', [
+    CGROUP2.replace(',nsdelegate', ''),
+    CGROUP2.replace(',nsdelegate', ',nsdelegates'),
+    CGROUP2.replace('/cgroup ', '/cgroup/unified '),
+    CGROUP2.replace('cgroup2 rw', 'cgroup rw'),
+    '',
+])
+def test_no_start_where_limits_could_be_written_from_within(place, mounts):
+    config = bundle()
+    config['mounts'] += [GROUPS, RUN]
+    config['linux']['namespaces'].append({'type': 'cgroup'})
+    place.mounts.write_text(mounts)
+    place.config.write_text(compact(config))
+    done = place.run('--log', place.log, 'create', '--bundle', place.bundle,
+                     ID)
+    assert done.returncode == 1
+    assert 'nsdelegate' in json.loads(place.log.read_text())['msg']
+    assert not place.called.exists()
+    # It is nothing to others.
+    place.create(bundle())
 
 
 def test_no_start_with_control_groups_without_number(place):
