@@ -5,7 +5,8 @@ From one engine to another on this machine, over real ssh: send, stop, send
 what has changed since, make, unpack, start. Beside it, in the same run, what
 can be done with the engine alone: stop, commit, push to a registry that has
 the image already, pull, create, start. There the server is down for all of
-it.
+it. And the least that a move by ssh takes: a connection, and as many bytes
+from a file to a file, with nothing of ours.
 """
 
 from __future__ import annotations
@@ -83,11 +84,15 @@ class Bench:
             lan = stack.enter_context(lan_fixture.private(str(engine.links)))
             self.hosts.append(computehost.ComputeHost(
                 engine, lan, folder / name))
-        for name in ('spool', 'ssh', 'registry'):
+        for name in ('spool', 'ssh', 'bare', 'registry'):
             (folder / name).mkdir()
         self.registry = stack.enter_context(registry(folder / 'registry'))
         ssh = stack.enter_context(
             sshd.private(folder / 'ssh', folder / 'spool'))
+        self._data = folder / 'data'
+        self._data.write_bytes(os.urandom(MEGABYTES << 20))
+        self._bare = stack.enter_context(sshd.private(
+            folder / 'bare', folder, f'cat >{folder / "copy"}'))
         images.tag_of = lambda _id: f'{dockerd_fixture.IMAGE}:latest'
         self.moves = [moves.Moves(
             host.dockerd.engine, host.containers, computehost.Images(),
@@ -166,18 +171,30 @@ class Bench:
         return found
 
 
+    def bare(self) -> float:
+        """Return the seconds that ssh takes for as much, from file to file.
+        """
+        os.sync()
+        start = time.perf_counter()
+        with self._data.open('rb') as data:
+            subprocess.run(self._bare.words(sshd.ADDRESS, []), stdin=data,
+                           check=True)
+        return time.perf_counter() - start
+
+
 def main() -> int:
     """Print the table; 0 when the goals are met."""
     privsep.in_process()
-    ours, theirs = [], []
+    ours, theirs, bare = [], [], []
     with contextlib.ExitStack() as stack:
         bench = Bench(stack)
         for _ in range(ROUNDS):
             ours.append(bench.ours())
             theirs.append(bench.engines())
+            bare.append(bench.bare())
     total, down = (statistics.median(each) for each in zip(*ours,
                                                            strict=True))
-    base = statistics.median(theirs)
+    base, ssh = statistics.median(theirs), statistics.median(bare)
     rows = [
         _report.Row(f'{MEGABYTES} MB moved, from stop to start', down, 's'),
         _report.Row('all of the move', total, 's'),
@@ -185,7 +202,9 @@ def main() -> int:
         _report.Row('down, ours / commit, push, pull', down / base, 'ratio',
                     GOAL),
         _report.Row('all, ours / commit, push, pull', total / base,
-                    'ratio')]
+                    'ratio'),
+        _report.Row(f'{MEGABYTES} MB by ssh, from file to file', ssh, 's'),
+        _report.Row('ssh alone / commit, push, pull', ssh / base, 'ratio')]
     return 0 if _report.publish('migration', rows) else 1
 
 
