@@ -7,6 +7,8 @@ server that moves is down meanwhile.
 """
 
 import argparse
+import contextlib
+import fcntl
 import hashlib
 import io
 import os
@@ -95,6 +97,8 @@ def put(spool: str, server: str, name: str, source: BinaryIO) -> str:
         raise Refused(f'{name!r} is not the name of a file')
     path = os.path.join(folder(spool, server), name)
     digest, size = hashlib.sha256(), 0
+    with contextlib.suppress(OSError):  # no pipe, or more than one may have
+        fcntl.fcntl(source.fileno(), fcntl.F_SETPIPE_SZ, CHUNK)
     with open(f'{path}.part', 'xb', buffering=0) as f:
         while chunk := source.read(CHUNK):
             digest.update(chunk)

@@ -29,20 +29,15 @@ def volumes(desk: Desk) -> Iterator[list[str]]:
              for number in range(VOLUMES)]
     try:
         for volume in found:
-            wait(desk, volume, 'available')
+            desk.wait_volume(volume, 'available')
         yield found
     finally:
         desk.delete(*desk.compute.servers(name='^random'))
         for volume in found:
-            wait(desk, volume, 'available')
+            desk.wait_volume(volume, 'available')
             storage.delete_volume(volume)
         until(lambda: not any(map(storage.find_volume, found)), 60,
               'volumes gone')
-
-
-def wait(desk: Desk, volume: str, status: str) -> None:
-    until(lambda: desk.api.block_storage.get_volume(volume).status == status,
-          60, f'volume {status}')
 
 
 class History:
@@ -65,13 +60,12 @@ class History:
             server = random.choice(self.servers)
             device = self.compute.create_volume_attachment(
                 server, volume_id=volume).device
-            wait(self.desk, volume, 'in-use')
+            self.desk.wait_volume(volume, 'in-use')
             self.where[volume] = (server, device.removeprefix('/dev/'))
 
     def take(self, volume: str) -> None:
         server, _name = self.where.pop(volume)
-        self.compute.delete_volume_attachment(server, volume)
-        wait(self.desk, volume, 'available')
+        self.desk.detach_volume(server, volume)
 
     def interface(self) -> None:
         """Give a server an interface, or take one that it was given."""

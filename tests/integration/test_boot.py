@@ -13,6 +13,7 @@ def test_debian_by_ssh_at_the_address_asked_for(desk: Desk):
     server = desk.boot('web-1', image='debian-12', flavor='c1.small',
                        ip='10.77.0.103', key_name='operator')
     until(lambda: 'starting sshd' in desk.console(server), 20, 'sshd starts')
+    until(lambda: desk.inside(server, 'ss -Hltn sport = 22'), 20, 'it listens')
     assert desk.ssh(server, 'hostname').strip() == 'web-1'
     assert '10.77.0.103/24' in desk.ssh(server, 'ip -4 addr show eth0')
     assert 'default via 10.77.0.1' in desk.ssh(server, 'ip route')
@@ -79,8 +80,8 @@ def test_several_nics(desk: Desk):
 @pytest.mark.matrix('console.serial.log')
 def test_console_log(desk: Desk):
     server = desk.boot('console')
-    log = desk.console(server)
-    assert 'console' in log  # the image prints its host name
+    until(lambda: 'console' in desk.console(server), 10,
+          'what the image prints: its host name')
     desk.inside(server, 'i=0; while [ $i -lt 3000 ]; do '
                 'echo "line $i, padded to be some eighty columns wide '
                 'for the sake of size" > /dev/console; i=$((i+1)); done')

@@ -231,14 +231,12 @@ def test_tags_tell_a_server_which_of_its_devices_is_which(desk: Desk):
     storage = desk.api.block_storage
     volume = storage.create_volume(name='tagged', size=1)
     try:
-        until(lambda: storage.get_volume(volume.id).status == 'available', 60,
-              'available')
+        desk.wait_volume(volume.id, 'available')
         port = desk.compute.create_server_interface(
             server, net_id=desk.network_id, tag='back')
         desk.compute.create_volume_attachment(
             server, volume_id=volume.id, tag='data')
-        until(lambda: storage.get_volume(volume.id).status == 'in-use', 60,
-              'in use')
+        desk.wait_volume(volume.id, 'in-use')
         # As in a virtual machine its drive is as old as its image.
         desk.compute.rebuild_server(
             server, image=desk.api.image.find_image('tiny').id)
@@ -247,17 +245,14 @@ def test_tags_tell_a_server_which_of_its_devices_is_which(desk: Desk):
             'front': ('nic', first), 'back': ('nic', port.mac_addr),
             'data': ('disk', '/dev/vdb')}
         detach(desk, server, port.port_id)
-        desk.compute.delete_volume_attachment(server, volume.id)
-        until(lambda: storage.get_volume(volume.id).status == 'available', 60,
-              'available')
+        desk.detach_volume(server, volume.id)
         desk.compute.rebuild_server(
             server, image=desk.api.image.find_image('tiny').id)
         desk.wait(server, 'ACTIVE')
         assert devices(desk, server) == {'front': ('nic', first)}
     finally:
         desk.delete(server)
-        until(lambda: storage.get_volume(volume.id).status == 'available', 60,
-              'available')
+        desk.wait_volume(volume.id, 'available')
         storage.delete_volume(volume.id)
 
 

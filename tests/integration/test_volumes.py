@@ -24,14 +24,14 @@ def volume(desk: Desk) -> Iterator[str]:
     known = {s.id for s in desk.compute.servers(all_projects=True)}
     found = storage.create_volume(name='data', size=1)
     try:
-        wait(desk, found.id, 'available')
+        desk.wait_volume(found.id, 'available')
         yield found.id
     finally:
         # Its servers have root disks that are loop devices as well, and a test
         # that failed may leave it attached.
         desk.delete(*(s for s in desk.compute.servers(all_projects=True)
                       if s.id not in known))
-        wait(desk, found.id, 'available')
+        desk.wait_volume(found.id, 'available')
         storage.delete_volume(found.id)
         until(lambda: storage.find_volume(found.id) is None, 60,
               'volume gone')
@@ -53,21 +53,10 @@ def state(desk: Desk) -> tuple[list[str], list[str], list[str]]:
             'compute*/nova/vcloud-volumes/*.json')])
 
 
-def wait(desk: Desk, volume: str, status: str) -> None:
-    storage = desk.api.block_storage
-    until(lambda: storage.get_volume(volume).status == status, 60,
-          f'volume {status}')
-
-
 def attach(desk: Desk, server, volume: str) -> None:
     found = desk.compute.create_volume_attachment(server, volume_id=volume)
-    wait(desk, volume, 'in-use')
+    desk.wait_volume(volume, 'in-use')
     assert found.device == '/dev/vdb'
-
-
-def detach(desk: Desk, server, volume: str) -> None:
-    desk.compute.delete_volume_attachment(server, volume)
-    wait(desk, volume, 'available')
 
 
 def move(desk: Desk, server) -> None:
@@ -83,7 +72,7 @@ def test_a_volume_goes_from_server_to_server(desk: Desk, volume: str):
                   for host in desk.cloud.hosts[:2])
     attach(desk, one, volume)
     desk.inside(one, f'echo kept >{NOTE}; sync')
-    detach(desk, one, volume)
+    desk.detach_volume(one, volume)
     assert desk.inside(one, 'ls /volumes') == ''
     attach(desk, other, volume)
     assert desk.inside(other, f'cat {NOTE}').strip() == 'kept'
@@ -91,7 +80,7 @@ def test_a_volume_goes_from_server_to_server(desk: Desk, volume: str):
     desk.wait(other, 'ACTIVE')
     assert desk.inside(other, f'cat {NOTE}').strip() == 'kept'
     desk.delete(one, other)
-    wait(desk, volume, 'available')
+    desk.wait_volume(volume, 'available')
 
 
 def test_a_volume_that_is_used_is_kept_with_the_reason(
@@ -110,7 +99,7 @@ def test_a_volume_that_is_used_is_kept_with_the_reason(
             action.request_id, server).events or ()), 30, 'reason told')
     assert desk.inside(server, f'ls {NOTE}').strip() == NOTE
     desk.inside(server, 'kill -9 $(cat /root/pid)')
-    detach(desk, server, volume)
+    desk.detach_volume(server, volume)
 
 
 @pytest.mark.matrix('operation.extend-volume')
@@ -127,7 +116,7 @@ def test_a_volume_that_grew_is_used_whole(desk: Desk, volume: str):
     until(lambda: int(desk.inside(
         server, 'df -k /volumes/vdb | tail -1').split()[1]) > 1_900_000,
         60, 'the filesystem has grown')
-    detach(desk, server, volume)
+    desk.detach_volume(server, volume)
 
 
 def test_a_server_is_made_with_a_volume(desk: Desk, volume: str):
@@ -140,7 +129,7 @@ def test_a_server_is_made_with_a_volume(desk: Desk, volume: str):
     assert desk.inside(server, 'ls -d /volumes/vdb').strip() == \
         '/volumes/vdb'
     desk.delete(server)
-    wait(desk, volume, 'available')
+    desk.wait_volume(volume, 'available')
 
 
 def test_a_volume_moves_with_its_server(desk: Desk, volume: str):
@@ -159,7 +148,7 @@ def test_a_volume_moves_with_its_server(desk: Desk, volume: str):
     desk.compute.confirm_server_resize(server)
     desk.wait(server, 'ACTIVE')
     assert desk.inside(server, f'cat {NOTE}').strip() == 'kept'
-    detach(desk, server, volume)
+    desk.detach_volume(server, volume)
 
 
 def test_a_volume_is_there_after_an_evacuation(desk: Desk, volume: str):
@@ -176,10 +165,10 @@ def test_a_volume_is_there_after_an_evacuation(desk: Desk, volume: str):
           60, 'the host has cleaned up')
     desk.inside(server, f'echo more >>{NOTE}; sync')
     assert desk.inside(server, f'cat {NOTE}').split() == ['kept', 'more']
-    detach(desk, server, volume)
+    desk.detach_volume(server, volume)
     attach(desk, server, volume)
     assert desk.inside(server, f'cat {NOTE}').split() == ['kept', 'more']
-    detach(desk, server, volume)
+    desk.detach_volume(server, volume)
 
 
 def test_a_volume_outlives_rebuild_rescue_and_shelf(desk: Desk, volume: str):
@@ -199,12 +188,12 @@ def test_a_volume_outlives_rebuild_rescue_and_shelf(desk: Desk, volume: str):
     assert desk.inside(server, f'cat {NOTE}').strip() == 'kept'
     desk.compute.shelve_server(server)
     desk.wait(server, 'SHELVED_OFFLOADED', 120)
-    assert state(desk)[0] == []
+    until(lambda: state(desk)[0] == [], 10, 'no loop device')
     desk.compute.unshelve_server(server)
     desk.wait(server, 'ACTIVE')
     assert desk.inside(server, f'cat {NOTE}').strip() == 'kept'
     desk.delete(server)
-    wait(desk, volume, 'available')
+    desk.wait_volume(volume, 'available')
 
 
 def test_booting_from_a_volume_is_refused(desk: Desk, volume: str):
@@ -215,4 +204,4 @@ def test_booting_from_a_volume_is_refused(desk: Desk, volume: str):
     desk.wait(server, 'ERROR')
     assert 'cannot boot from a volume' in desk.get(server).fault['message']
     desk.delete(server)
-    wait(desk, volume, 'available')
+    desk.wait_volume(volume, 'available')

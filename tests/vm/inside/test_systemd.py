@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """A server whose first process is systemd, with control groups of its own."""
 
+import contextlib
+import pathlib
 import subprocess
 import time
-import uuid
 
+import computehost
+import lan as lan_fixture
 import pytest
 
-from nova_vcloud import boot
+from nova_vcloud import exception
 from nova_vcloud.virt_docker import spec
 
 IMAGE = 'vcloud-test/systemd'
@@ -23,13 +26,11 @@ EXCLUDED = (
     *(f'usr/lib/x86_64-linux-gnu/{name}' for name in (
         'gconv', 'libpython*', 'perl*')))
 BOOTED = 150.0  # seconds, emulated
-WISH = boot.Boot(init='systemd', command=('/sbin/init',))
-DEFAULTS = spec.Defaults(
-    runtime='nova-vcloud', cgroup_parent='', log_max_size_kib=64,
-    log_max_files=2, no_new_privileges=True, capabilities=(
-        'CHOWN', 'DAC_OVERRIDE', 'FOWNER', 'FSETID', 'SETUID', 'SETGID',
-        'SETPCAP', 'SETFCAP', 'SYS_CHROOT', 'AUDIT_WRITE', 'KILL',
-        'NET_BIND_SERVICE', 'NET_RAW', 'MKNOD'))
+CAPABILITIES = (
+    'CHOWN', 'DAC_OVERRIDE', 'FOWNER', 'FSETID', 'SETUID', 'SETGID',
+    'SETPCAP', 'SETFCAP', 'SYS_CHROOT', 'AUDIT_WRITE', 'KILL',
+    'NET_BIND_SERVICE', 'NET_RAW', 'MKNOD')
+MEMORY = 256  # MiB
 
 
 @pytest.fixture(scope='module')
@@ -45,67 +46,91 @@ def image(dockerd):
 
 
 @pytest.fixture
-def server(dockerd, image):
-    name = f'nova-{uuid.uuid4()}'
-    netns = f'vm-{uuid.uuid4().hex[:8]}'
-    subprocess.run(['ip', 'netns', 'add', netns], check=True)
-    found = dockerd.engine.create(name, {
-        'Image': image, 'Tty': True, **spec.start(WISH),
-        'HostConfig': {
-            'Runtime': 'nova-vcloud', 'NetworkMode': 'none',
-            'Memory': 256 * 2**20, **spec.SYSTEMD,
-            **spec.privileges(WISH, DEFAULTS)}})
-    dockerd.links.mkdir(exist_ok=True)
-    (dockerd.links / found).symlink_to(f'/run/netns/{netns}')
-    dockerd.engine.start(found)
+def host(dockerd, image, tmp_path):
+    with lan_fixture.private(str(dockerd.links)) as lan:
+        yield computehost.ComputeHost(dockerd, lan, tmp_path, image=image,
+                                      capabilities=CAPABILITIES)
+
+
+@pytest.fixture
+def server(host):
+    found = host.instance(memory_mb=MEMORY, vcloud__init='systemd',
+                          vcloud__command='/sbin/init')
+    host.spawn(found, host.ports())
     yield found
-    dockerd.engine.remove(found)
-    (dockerd.links / found).unlink()
-    subprocess.run(['ip', 'netns', 'del', netns], check=True)
+    host.containers.destroy(found.uuid)
 
 
-def inside(dockerd, server, script):
-    done = dockerd.docker('exec', server, 'sh', '-c', script, check=False)
+@contextlib.contextmanager
+def undelegated():
+    """Have control groups whose limits can be written from within."""
+    def mount(how):
+        subprocess.run(['mount', '-o', f'remount,{how}', '/sys/fs/cgroup'],
+                       check=True)
+
+    def options():
+        rows = map(str.split, pathlib.Path(
+            '/proc/self/mounts').read_text().splitlines())
+        return next(row[3] for row in rows if row[1] == '/sys/fs/cgroup')
+    before = options()
+    mount(before.replace(',nsdelegate', ''))
+    try:
+        assert 'nsdelegate' not in options()
+        yield
+    finally:
+        mount(before)
+
+
+def inside(host, server, script):
+    done = host.dockerd.docker('exec', spec.container_name(server.uuid), 'sh',
+                               '-c', script, check=False)
     return (done.stdout + done.stderr).strip()
 
 
-def booted(dockerd, server):
+def booted(host, server):
     deadline = time.monotonic() + BOOTED
     while True:
-        state = inside(dockerd, server, 'systemctl is-system-running')
+        state = inside(host, server, 'systemctl is-system-running')
         if state in {'running', 'degraded'}:
             return state
         assert time.monotonic() < deadline, (
-            state, dockerd.engine.logs(server, 10000).decode())
+            state, host.containers.console(server.uuid).decode())
         time.sleep(1)
 
 
 @pytest.mark.timeout(600)  # with the image, which is made for it
 def test_systemd_boots_and_cannot_lift_the_limits_of_its_server(
-        dockerd, server):
-    state = booted(dockerd, server)
-    failed = inside(dockerd, server, 'systemctl --failed --plain --no-legend')
+        host, server):
+    state = booted(host, server)
+    failed = inside(host, server, 'systemctl --failed --plain --no-legend')
     assert (state, failed) == ('running', '')
-    assert inside(dockerd, server, 'cat /proc/1/comm') == 'systemd'
+    assert inside(host, server, 'cat /proc/1/comm') == 'systemd'
     # Its services are in groups of their own, with their own limits.
-    inside(dockerd, server, 'systemd-run --unit=own --property=MemoryMax=50M '
-                            '--property=TasksMax=20 sleep 1000')
-    assert inside(dockerd, server, 'systemctl is-active own') == 'active'
+    inside(host, server, 'systemd-run --unit=own --property=MemoryMax=50M '
+                         '--property=TasksMax=20 sleep 1000')
+    assert inside(host, server, 'systemctl is-active own') == 'active'
     group = '/sys/fs/cgroup/system.slice/own.service'
-    assert inside(dockerd, server, f'cat {group}/memory.max') == '52428800'
+    assert inside(host, server, f'cat {group}/memory.max') == '52428800'
     # The server's limits are the files of what it sees as the root.
     for name, text in (('memory.max', 'max'), ('pids.max', 'max'),
                        ('cgroup.max.descendants', 'max')):
-        before = inside(dockerd, server, f'cat /sys/fs/cgroup/{name}')
-        said = inside(dockerd, server,
+        before = inside(host, server, f'cat /sys/fs/cgroup/{name}')
+        said = inside(host, server,
                       f'echo {text} >/sys/fs/cgroup/{name}; echo $?')
         assert said.splitlines()[-1] != '0', (name, said)
-        assert inside(dockerd, server,
-                      f'cat /sys/fs/cgroup/{name}') == before
-    assert inside(dockerd, server, 'cat /sys/fs/cgroup/memory.max') == str(
-        256 * 2**20)
-    assert inside(dockerd, server,
+        assert inside(host, server, f'cat /sys/fs/cgroup/{name}') == before
+    assert inside(host, server, 'cat /sys/fs/cgroup/memory.max') == str(
+        MEMORY << 20)
+    assert inside(host, server,
                   'cat /sys/fs/cgroup/cgroup.max.descendants') == '1000'
-    dockerd.docker('stop', '--time', '60', server)
-    assert dockerd.docker('inspect', '--format={{.State.ExitCode}}',
-                          server).stdout.strip() != '137'
+    assert not host.keeper.status(server.uuid).drift
+    host.containers.stop(server.uuid, 60)
+    assert host.container(server)['State']['ExitCode'] != 137
+    # It does not run where it could lift them.
+    ports = host.ports()
+    with undelegated(), pytest.raises(exception.NovaVcloudException,
+                                      match='nsdelegate'):
+        host.containers.start(server, ports)
+    assert not host.containers.running(server.uuid)
+    host.containers.start(server, ports)
+    assert host.containers.running(server.uuid)
