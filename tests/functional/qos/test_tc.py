@@ -609,24 +609,36 @@ def rates(box: Server, nic: Nic, way: str, count: int
             for (t0, b0), (t1, b1) in itertools.pairwise(looks)]
 
 
+def fed(found: list[tuple[float, float, float]],
+        gaps: list[tuple[float, float]]) -> list[float]:
+    """Return the rates of seconds in which something was sent all the time.
+
+    What a busy host did not let anybody send cannot pass.
+    """
+    return [speed for start, end, speed in found if not any(
+        start < resumed + AFTER_GAP and paused < end
+        for paused, resumed in gaps)]
+
+
 @pytest.mark.parametrize('way', tc.WAYS)
 def test_speed_is_what_was_set(box, way):
     nic = box.plug()
-    box.set(nic, **{f'{way}_average': 100 * MBIT})
-    with flood(box, nic, way) as gaps:
-        time.sleep(1)
-        first = rates(box, nic, way, 6)
-        # Nothing that waits is in the way of a change.
-        box.set(nic, **{f'{way}_average': 20 * MBIT})
-        time.sleep(1)
-        second = rates(box, nic, way, 6)
-    for wanted, found in ((100 * MBIT, first), (20 * MBIT, second)):
-        # What a busy host did not let anybody send cannot pass.
-        fed = [speed for start, end, speed in found if not any(
-            start < resumed + AFTER_GAP and paused < end
-            for paused, resumed in gaps)]
-        assert fed, f'the host is too busy to tell: {gaps}'
-        assert fed == pytest.approx([wanted] * len(fed), rel=0.02), gaps
+    for _attempt in range(5):
+        box.set(nic, **{f'{way}_average': 100 * MBIT})
+        with flood(box, nic, way) as gaps:
+            time.sleep(1)
+            fast = rates(box, nic, way, 6)
+            # Nothing that waits is in the way of a change.
+            box.set(nic, **{f'{way}_average': 20 * MBIT})
+            time.sleep(1)
+            slow = rates(box, nic, way, 6)
+        first, second = fed(fast, gaps), fed(slow, gaps)
+        if first and second:
+            break
+    else:
+        pytest.fail(f'the host is too busy to tell: {gaps}')
+    assert first == pytest.approx([100 * MBIT] * len(first), rel=0.02), gaps
+    assert second == pytest.approx([20 * MBIT] * len(second), rel=0.02), gaps
 
 
 def test_change_in_place_keeps_what_waits(box):
