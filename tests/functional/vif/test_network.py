@@ -3,6 +3,7 @@
 
 from collections.abc import Callable
 from concurrent import futures
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -76,8 +77,15 @@ class Monitor:
         self._output = ''
 
     def __enter__(self):
+        lan_fixture.wait_until(self._listens)
         time.sleep(0.2)  # it says nothing when it is ready
         return self
+
+    def _listens(self):
+        with contextlib.suppress(FileNotFoundError):  # just closed
+            return any(str(fd.readlink()).startswith('socket:') for fd in
+                       pathlib.Path(f'/proc/{self._process.pid}/fd').iterdir())
+        return False
 
     def __exit__(self, *args):
         time.sleep(0.2)
@@ -449,7 +457,9 @@ def tap_without_namespace(lan, server, nic):
     lan.network.plug(server, (nic,))
     holder = subprocess.Popen(['ip', 'netns', 'exec', lan.prefix + server,
                                'sleep', '1000'])
-    time.sleep(0.3)
+    inside = pathlib.Path('/run/netns', lan.prefix + server).stat().st_ino
+    lan_fixture.wait_until(lambda: pathlib.Path(
+        f'/proc/{holder.pid}/ns/net').stat().st_ino == inside)
     lan_fixture.ip('netns', 'del', lan.prefix + server)
     assert nic.tap in lan.ip('link')
     return holder
