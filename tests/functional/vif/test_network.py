@@ -5,6 +5,7 @@ from collections.abc import Callable
 from concurrent import futures
 import contextlib
 import dataclasses
+import json
 import os
 import pathlib
 import signal
@@ -59,12 +60,23 @@ def test_has_what_was_planned_and_nothing_else(lan, server):
 def test_second_plug_changes_nothing(lan, server):
     nics = (lan.nic(), lan.nic(name='eth1', routes=()))
     lan.network.plug(server, nics)
+    lan_fixture.wait_until(lambda: all(
+        local_addresses_done(name) for name in (lan.name,
+                                                lan.prefix + server)))
     before = lan.state(server)
     with Monitor(lan.name) as fabric, \
             Monitor(lan.prefix + server) as inside:
         lan.network.plug(server, nics)
     assert (fabric.events(), inside.events()) == ([], [])
     assert lan.state(server) == before
+
+
+def local_addresses_done(netns):
+    """Tell whether the kernel is done with those it gives links itself."""
+    found = json.loads(lan_fixture.ip('-6', '-j', 'addr', netns=netns))
+    return all(any(a['scope'] == 'link' and not a.get('tentative')
+                   for a in link['addr_info'])
+               for link in found if link['ifname'] != 'lo')
 
 
 class Monitor:
