@@ -46,6 +46,7 @@ def detach(desk: Desk, server, port: str) -> None:
     until(lambda: port not in {
         each.port_id for each in desk.compute.server_interfaces(server)},
         30, 'the interface is gone')
+    desk.wait_action(server, 'detach_interface')
 
 
 def reboot(desk: Desk, server) -> None:

@@ -98,16 +98,6 @@ CASES: dict[str, tuple[list, str]] = {
 }
 
 
-class Images:
-    """The image store, with the hostile image."""
-
-    def ensure(self, *_args, **_kwargs):
-        return TAG
-
-    def forget(self, *_args):
-        pass
-
-
 @pytest.fixture
 def victim(tmp_path):
     """A folder of the host with a file; both are whole at the end."""
@@ -125,10 +115,9 @@ def victim(tmp_path):
 
 
 @pytest.fixture
-def host(dockerd, lan, tmp_path, monkeypatch):
-    monkeypatch.setattr(computehost, 'Images', Images)
+def host(dockerd, lan, tmp_path):
     found = computehost.ComputeHost(
-        dockerd, lan, tmp_path / 'records',
+        dockerd, lan, tmp_path / 'records', image=TAG.partition(':')[0],
         capabilities=tuple(docker_conf.CAPABILITIES))
     yield found
     for uuid in list(found.containers.list()):
