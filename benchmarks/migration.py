@@ -170,7 +170,6 @@ class Bench:
             engine.docker('rmi', image)
         return found
 
-
     def bare(self) -> float:
         """Return the seconds that ssh takes for as much, from file to file.
         """
