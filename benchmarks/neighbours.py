@@ -79,6 +79,10 @@ class Bench:
         (cgroups('cpu', cgroup).parent / 'cpu.shares').write_text('262144')
         return instance, cgroup
 
+    def close(self) -> None:
+        """Leave nothing of the neighbour."""
+        self._host.containers.destroy(self._neighbour.uuid)
+
     def _start(self, instance: Any, script: str) -> None:
         self._host.dockerd.docker(
             'exec', '-d', f'nova-{instance.uuid}', 'sh', '-c', script)
@@ -195,7 +199,7 @@ def main() -> int:
             stack.enter_context(tempfile.TemporaryDirectory())),
             PER_CORE, str(SERVERS))
         stack.enter_context(kept_apart(engine))
-        bench = Bench(host)
+        bench = stack.enter_context(contextlib.closing(Bench(host)))
         for name, script in WILD.items():
             lost, events = bench.loss(COUNT, script)
             rows.append(_report.Row(f'{name}: CPU work lost', lost[0], '%',

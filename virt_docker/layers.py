@@ -28,8 +28,8 @@ KEPT = 'kept'
 _TO_TOP = f's,^{LAYER},.,rSh'
 #: Bytes; a file system with less is full.
 _ROOM = 1 << 20
-#: Of 512 bytes, what tar reads or writes at once; its own 20 take twice the
-#: time.
+#: Of 512 bytes, what tar reads or writes at once; its own 20 take about twice
+#: the time.
 _RECORD = ['--blocking-factor', '512']
 #: What tar exits with when files change while it reads them.
 _CHANGED = 1

@@ -172,8 +172,8 @@ def test_pools_spread_or_fill(desk: Desk):
         assert len({boot(desk, f'fill-{n}') for n in range(3)}) == 1
     delete(desk, 'fill-')
     with aggregate(desk, *hosts, vcloud__policy='performance'):
-        # Hosts tell of their load at different times: both are this machine,
-        # which is not as busy at each of them.
+        # The load that was measured counts as well. Both hosts are this
+        # machine, but may have measured it when it was not equally busy.
         used: set[str] = set()
         for n in range(8):
             used.add(boot(desk, f'turn-{n}'))
