@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 import os
 import pathlib
+import subprocess
 from typing import Any
-
-from oslo_concurrency import processutils
 
 from nova_vcloud import exception
 
@@ -48,12 +47,13 @@ def tool(*words: str) -> str:
     :raises LimitNotEnforced: with its words, or that it is not installed
     """
     try:
-        out, _err = processutils.execute(*words,
-                                         env_variables={**os.environ,
-                                                        'LC_ALL': 'C'})
-    except processutils.ProcessExecutionError as e:
-        said = (e.stderr or '').strip().splitlines() or ['no reason given']
+        # Not by oslo's processutils: its preexec_fn makes Python fork(), for
+        # which the kernel copies the page tables of all of this process.
+        done = subprocess.run(words, capture_output=True, text=True,
+                              check=True, env={**os.environ, 'LC_ALL': 'C'})
+    except subprocess.CalledProcessError as e:
+        said = e.stderr.strip().splitlines() or ['no reason given']
         raise exception.LimitNotEnforced(f'{words[0]}: {said[-1]}') from e
     except OSError as e:
         raise exception.LimitNotEnforced(f'{words[0]}: {e.strerror}') from e
-    return str(out)
+    return done.stdout

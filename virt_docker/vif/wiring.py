@@ -14,11 +14,11 @@ import contextlib
 import errno
 import json
 import socket
+import subprocess
 import threading
 import time
 from typing import Any
 
-from oslo_concurrency import processutils
 from oslo_log import log
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
@@ -208,8 +208,8 @@ def errors() -> Iterator[None]:
     except NetlinkError as e:
         raise WiringError(f'the kernel refused: {e.args[-1]} '
                           f'({errno.errorcode.get(e.code, e.code)})') from e
-    except processutils.ProcessExecutionError as e:
-        raise WiringError(str(e)) from e
+    except subprocess.CalledProcessError as e:
+        raise WiringError(f'{e}: {e.stderr.strip()}') from e
 
 
 def veths(inner: IPRoute) -> list[Any]:
@@ -232,9 +232,10 @@ def _owned(owner: str) -> list[int]:
 
     Not by pyroute2, to which each link costs 0.4 ms: a host has hundreds.
     """
-    out, _err = processutils.execute('ip', '-j', 'link', 'show', 'type',
-                                     'veth')
-    return [found['ifindex'] for found in json.loads(out or '[]')
+    # Nor by oslo's processutils, which takes 15 ms more (qos/rootfs.py).
+    done = subprocess.run(['ip', '-j', 'link', 'show', 'type', 'veth'],
+                          capture_output=True, text=True, check=True)
+    return [found['ifindex'] for found in json.loads(done.stdout or '[]')
             if found.get('ifalias', '').startswith(f'{owner}:')]
 
 
