@@ -39,6 +39,7 @@ from nova_vcloud.qos import policy
 from nova_vcloud.qos import quota_file
 from nova_vcloud.qos import watch
 from nova_vcloud.virt_docker import admission
+from nova_vcloud.virt_docker import channels
 from nova_vcloud.virt_docker import claims
 from nova_vcloud.virt_docker import consoles
 from nova_vcloud.virt_docker import containers
@@ -232,12 +233,10 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs,
     def _make_moves(self, store: images.ImageStore,
                     glance_api: glance.API) -> moves.Moves:
         conf = CONF.vcloud_migration
-        ssh = transport.Ssh(conf.ssh_user, conf.ssh_port,
-                            conf.ssh_identity_file, conf.ssh_known_hosts_file,
-                            conf.receive_command)
+        self._others = transport.Hosts(channels.way_of(conf), conf.persist)
         return moves.Moves(
             self._engine, self._containers, store, conf.method,
-            conf.spool_path, lambda host: transport.Remote(ssh, host),
+            conf.spool_path, self._others.remote,
             lambda context, image: images.known(glance_api, context, image),
             CONF.docker.log_max_files, conf.engine_wait, self._ephemerals)
 
@@ -269,6 +268,7 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs,
                                         CONF.ecu.calibration_file)
         self._volumes.check_host()
         self._snapshots.remove_leftovers()
+        self._others.check()
         self._moves.make_spool()
         # Nova notes there who shares its images, before it asks to remove.
         fileutils.ensure_tree(CONF.instances_path)
@@ -280,6 +280,7 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs,
         """End our threads; containers run on."""
         self._watch.stop()
         self._events.stop()
+        self._others.close()
 
     def get_available_nodes(self, refresh: bool = False) -> list[str]:
         """Return the one node of this host."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 import contextlib
+import functools
 import os
 import tempfile
 import time
@@ -18,6 +19,7 @@ from typing import Any
 from oslo_log import log
 
 from nova_vcloud.engine import Engine
+from nova_vcloud.virt_docker import freezer
 from nova_vcloud.virt_docker import layers
 from nova_vcloud.virt_docker import transport
 
@@ -79,8 +81,12 @@ class Copy:
         A file has the time at which a write began: of one that has not ended
         nobody could tell later that it was not in the copy.
         """
-        if self._engine.container(self._id)['State']['Paused']:
+        state = self._engine.container(self._id)['State']
+        if state['Paused']:
             return time.time()
+        found = freezer.still_moment(self._id, state['Pid'])
+        if found is not None:
+            return found
         self._engine.pause(self._id)
         try:
             return time.time()
@@ -109,15 +115,15 @@ def of(engine: Engine, container: dict[str, Any],
     :param log_files: console logs that the server may have
     :raises MoveFailed: with the reason
     """
-    with tempfile.TemporaryDirectory(prefix='nova-vcloud-') as folder, \
-            delivery.opened(LAYER_FILE) as first:
+    with tempfile.TemporaryDirectory(prefix='nova-vcloud-') as folder:
         copy = Copy(engine, container, log_files, folder)
+        first = functools.partial(delivery.put, LAYER_FILE)
         if not runs:
             yield lambda: copy.whole(first)
             return
-        with delivery.opened(CHANGES_FILE) as last:
-            copy.ahead(first)
-            yield lambda: copy.rest(last)
+        copy.ahead(first)
+        yield lambda: copy.rest(functools.partial(delivery.put,
+                                                  CHANGES_FILE))
 
 
 def _offset() -> float:

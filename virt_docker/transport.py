@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Data of servers on their way to another host, over ssh.
+"""Data of servers on their way to another host.
 
-The other end is ``nova-vcloud-receive``. ssh authenticates both hosts; that
-all has come is known by the digest of both ends.
+What is said on the way, and that connections are kept. That all has come is
+known by the bytes that both ends have counted.
 """
 
 from __future__ import annotations
@@ -11,206 +11,250 @@ import collections
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
-from collections.abc import Mapping
 from concurrent import futures
 import contextlib
-import dataclasses
-import fcntl
-import functools
-import hashlib
 import os
 import select
-import subprocess
 import tempfile
-from typing import IO
-from typing import cast
+import threading
 
 from nova_vcloud import exception
+from nova_vcloud import spool
+from nova_vcloud.virt_docker import channels
 
-CHUNK = 1 << 20
-CONNECT_TIMEOUT = 10  # seconds
 
+class Session:
+    """A connection to ``nova-vcloud-receive`` of another host.
 
-@dataclasses.dataclass(frozen=True)
-class Ssh:
-    """How other hosts are reached; from ``[vcloud_migration]``."""
+    :raises MoveFailed: the host cannot be reached, or is of another release
+    """
 
-    user: str
-    port: int
-    identity_file: str
-    known_hosts_file: str
-    command: str
+    def __init__(self, way: channels.Way, host: str) -> None:
+        self._host = host
+        try:
+            self._channel = way.connect(host)
+        except OSError as e:
+            raise self._failed(str(e)) from e
+        try:
+            said = self._line()
+            if said != spool.VERSION:
+                raise self._failed(
+                    f'says {said!r}; this release can talk to '
+                    f'{spool.VERSION!r} only')
+        except BaseException:
+            self.kill()
+            raise
 
-    def words(self, host: str, asked: Iterable[str],
-              more: Mapping[str, str] | None = None) -> list[str]:
-        """Return the command that runs ours on another host.
+    def ask(self, *words: str) -> str:
+        """Return the answer to a request.
 
-        :param more: options of ssh_config(5)
+        :raises MoveFailed: with what the other host says
         """
-        options = {'BatchMode': 'yes', 'ConnectTimeout': CONNECT_TIMEOUT,
-                   'StrictHostKeyChecking': 'yes', 'Compression': 'no',
-                   # Put first what processors do by themselves.
-                   'Ciphers': '^aes128-gcm@openssh.com',
-                   # A host that dies is noticed within a minute.
-                   'ServerAliveInterval': 15, 'LogLevel': 'ERROR',
-                   **(more or {})}
-        if self.identity_file:
-            options |= {'IdentityFile': self.identity_file,
-                        'IdentitiesOnly': 'yes'}
-        if self.known_hosts_file:
-            options['UserKnownHostsFile'] = self.known_hosts_file
-        given = [word for name, value in options.items()
-                 for word in ('-o', f'{name}={value}')]
-        return ['ssh', '-T', '-p', str(self.port), '-l', self.user, *given,
-                '--', host, self.command, *asked]
+        with self._heard():
+            self._frame(' '.join(words).encode())
+        return self._answer()
+
+    def put(self, server: str, name: str, chunks: Iterable[bytes]) -> int:
+        """Send a file and have it confirmed; return its bytes.
+
+        :raises MoveFailed: it did not come whole
+        """
+        size = 0
+        with self._heard():
+            self._frame(f'put {server} {name}'.encode())
+        for chunk in chunks:
+            if self._channel.spoke():  # so early only to refuse
+                raise self._failed(f'says {self._answer()} before the end')
+            if chunk:  # an empty frame is the end
+                with self._heard():
+                    self._frame(chunk)
+                size += len(chunk)
+        with self._heard():
+            self._frame(b'')
+        said = self._answer()
+        if said != str(size):
+            raise self._failed(f'has {said} bytes of {size} of {name}')
+        return size
+
+    @contextlib.contextmanager
+    def _heard(self) -> Iterator[None]:
+        """Have it say why, when the other host takes no more."""
+        try:
+            yield
+        except OSError as e:
+            self._answer()
+            raise self._failed(str(e)) from e
+
+    def _frame(self, data: bytes) -> None:
+        self._channel.write(spool.LENGTH.pack(len(data)))
+        self._channel.write(data)
+
+    def _answer(self) -> str:
+        """Return what follows a 'yes'."""
+        word, _space, rest = self._line().partition(' ')
+        if word != 'yes':
+            raise self._failed(rest)
+        return rest
+
+    def _line(self) -> str:
+        try:
+            line = self._channel.line()
+        except OSError as e:
+            raise self._failed(str(e)) from e
+        if not line:
+            raise self._failed(self._channel.why())
+        return line.decode(errors='replace').rstrip('\n')
+
+    def _failed(self, said: str) -> exception.MoveFailed:
+        """Return the error for what the other host has said."""
+        lines = said.strip().splitlines() or ['no reason given']
+        return exception.MoveFailed(f'host {self._host}: {lines[-1]}')
+
+    def kill(self) -> None:
+        """End the connection at once, whatever is on its way."""
+        self._channel.kill()
+
+    def close(self) -> None:
+        """End the connection in order, or else by force."""
+        self._channel.close()
+
+
+class Hosts:
+    """Other hosts, and the connections to them.
+
+    To make one takes longer than all that is to be sent of many a server, so
+    it is kept for the next. They end with this process, however that ends.
+
+    :param persist: seconds for which one is kept
+    """
+
+    def __init__(self, way: channels.Way, persist: float) -> None:
+        self._way = way
+        self._persist = persist
+        self._lock = threading.Lock()
+        self._idle: dict[str, list[tuple[Session, threading.Timer]]] = {}
+
+    def check(self) -> None:
+        """See that all that is needed here is there.
+
+        :raises HostNotReady: with what to change
+        """
+        self._way.check()
+
+    def remote(self, host: str) -> Remote:
+        """Return the spool of another host.
+
+        :param host: its address
+        """
+        return Remote(self, host)
+
+    @contextlib.contextmanager
+    def asked(self, host: str, *words: str) -> Iterator[Session]:
+        """Ask a host for something; yield the connection for what follows.
+
+        :raises MoveFailed: it cannot be reached, or what it says
+        """
+        session = self._begun(host, words)
+        try:
+            yield session
+        except BaseException:
+            session.kill()
+            raise
+        self._keep(host, session)
+
+    def _begun(self, host: str, words: Iterable[str]) -> Session:
+        while session := self._taken(host):
+            try:
+                session.ask(*words)
+            except exception.MoveFailed:
+                # It may have died meanwhile, with the other host.
+                session.kill()
+            else:
+                return session
+        session = Session(self._way, host)
+        try:
+            session.ask(*words)
+        except BaseException:
+            session.kill()
+            raise
+        return session
+
+    def _taken(self, host: str) -> Session | None:
+        with self._lock:
+            if not self._idle.get(host):
+                return None
+            session, timer = self._idle[host].pop()
+        timer.cancel()
+        return session
+
+    def _keep(self, host: str, session: Session) -> None:
+        if not self._persist:
+            session.close()
+            return
+        timer = threading.Timer(self._persist, self._expire, (host, session))
+        timer.daemon = True
+        with self._lock:
+            self._idle.setdefault(host, []).append((session, timer))
+        timer.start()
+
+    def _expire(self, host: str, session: Session) -> None:
+        with self._lock:
+            idle = self._idle[host]
+            found = [each for each in idle if each[0] is session]
+            for each in found:
+                idle.remove(each)
+        if found:  # nobody has taken it at this very moment
+            session.close()
+
+    def close(self) -> None:
+        """End the connections that nobody uses."""
+        for host in list(self._idle):
+            while session := self._taken(host):
+                session.close()
 
 
 class Remote:
-    """The spool of another host.
+    """The spool of another host."""
 
-    :param host: address of it
-    """
-
-    def __init__(self, ssh: Ssh, host: str) -> None:
-        self._ssh = ssh
+    def __init__(self, hosts: Hosts, host: str) -> None:
+        self._hosts = hosts
         self._host = host
 
     @contextlib.contextmanager
     def announced(self, server: str, size: int,
                   papers: str) -> Iterator[Delivery]:
-        """Make room for a server, and keep the connection meanwhile.
-
-        To make one takes longer than all that is to be sent of many servers
-        when they have stopped. It ends with this process, however that ends.
+        """Make room for a server, and have a connection meanwhile.
 
         :param size: bytes
         :param papers: a line, what the other nova-compute wants to know
         :raises MoveFailed: the host cannot be reached, or has no room
         """
-        with tempfile.TemporaryDirectory(prefix='nova-vcloud-') as folder:
-            path = os.path.join(folder, 'ssh')
-            with subprocess.Popen(
-                    self._ssh.words(
-                        self._host, ['begin', server, str(size)],
-                        {'ControlMaster': 'yes', 'ControlPath': path}),
-                    stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE, text=True) as process:
-                try:
-                    self._hand_over(process, papers)
-                    yield Delivery(self, server, {
-                        'ControlMaster': 'no', 'ControlPath': path})
-                finally:
-                    _hang_up(process)
-
-    def _hand_over(self, process: subprocess.Popen[str],
-                   papers: str) -> None:
-        stdin = cast('IO[str]', process.stdin)
-        with contextlib.suppress(BrokenPipeError):  # it says why
-            stdin.write(papers + '\n')
-            stdin.flush()
-        if not cast('IO[str]', process.stdout).readline():
-            raise self.failed(cast('IO[str]', process.stderr).read())
+        with self._hosts.asked(self._host, 'begin', server, str(size),
+                               papers) as session:
+            yield Delivery(session, server)
 
     def drop(self, server: str) -> None:
         """Remove what there is of a server.
 
         :raises MoveFailed: the host cannot be reached
         """
-        done = subprocess.run(
-            self._ssh.words(self._host, ['drop', server]), input='',
-            capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise self.failed(done.stderr)
-
-    def command(self, asked: Iterable[str],
-                options: Mapping[str, str]) -> list[str]:
-        """Return the command that asks the other host for something."""
-        return self._ssh.words(self._host, asked, options)
-
-    def failed(self, said: str) -> exception.MoveFailed:
-        """Return the error for what the other host has said."""
-        lines = said.strip().splitlines() or ['no reason given']
-        return exception.MoveFailed(f'host {self._host}: {lines[-1]}')
+        with self._hosts.asked(self._host, 'drop', server):
+            pass
 
 
 class Delivery:
-    """A server that is announced.
+    """A server that is announced."""
 
-    :param options: of ssh, to share the connection
-    """
-
-    def __init__(self, remote: Remote, server: str,
-                 options: Mapping[str, str]) -> None:
-        self._remote = remote
+    def __init__(self, session: Session, server: str) -> None:
+        self._session = session
         self._server = server
-        self._options = options
 
     def put(self, name: str, chunks: Iterable[bytes]) -> int:
-        """Send a file and compare what came; return its bytes.
+        """Send a file; return its bytes.
 
-        :raises MoveFailed: it did not come, or not as it was sent
+        :raises MoveFailed: it did not come whole
         """
-        with self.opened(name) as send:
-            return send(chunks)
-
-    @contextlib.contextmanager
-    def opened(self, name: str
-               ) -> Iterator[Callable[[Iterable[bytes]], int]]:
-        """Begin a file; yield what sends it, as :meth:`put` does.
-
-        The other host has its part running when there is something to send.
-        """
-        with subprocess.Popen(
-                self._remote.command(['put', self._server, name],
-                                     self._options),
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE, bufsize=0) as process:
-            try:
-                yield functools.partial(self._send, process)
-            finally:
-                process.kill()  # unless it has ended
-
-    def _send(self, process: subprocess.Popen[bytes],
-              chunks: Iterable[bytes]) -> int:
-        digest, size = hashlib.sha256(), 0
-        sink = cast('IO[bytes]', process.stdin).fileno()
-        _widen(sink)
-        # What it says when it reads no more is the reason.
-        with contextlib.suppress(BrokenPipeError):
-            for chunk in chunks:
-                digest.update(chunk)
-                size += len(chunk)
-                _write_all(sink, chunk)
-        out, err = process.communicate()
-        if process.returncode:
-            raise self._remote.failed(err.decode(errors='replace'))
-        if out.decode(errors='replace').split() != [
-                digest.hexdigest(), str(size)]:
-            raise self._remote.failed('has received other data than were '
-                                      'sent')
-        return size
-
-
-def _hang_up(process: subprocess.Popen[str]) -> None:
-    """End a connection, in order or else by force."""
-    with contextlib.suppress(BrokenPipeError):
-        cast('IO[str]', process.stdin).close()
-    try:
-        process.wait(CONNECT_TIMEOUT)
-    except subprocess.TimeoutExpired:
-        process.kill()
-
-
-def _write_all(fd: int, chunk: bytes) -> None:
-    view = memoryview(chunk)
-    while view:
-        view = view[os.write(fd, view):]
-
-
-def _widen(pipe: int) -> None:
-    """Let a pipe hold a chunk: fewer turns of those at its ends."""
-    with contextlib.suppress(OSError):  # more than a user may have
-        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, CHUNK)
+        return self._session.put(self._server, name, chunks)
 
 
 @contextlib.contextmanager
@@ -230,7 +274,7 @@ def produced(work: Callable[[str], None]) -> Iterator[Iterator[bytes]]:
         # Without waiting for a writer, which may never come.
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         try:
-            _widen(fd)
+            channels.widen(fd)
             chunks = _read(fd, done)
             try:
                 yield chunks
@@ -249,7 +293,7 @@ def _read(fd: int, done: futures.Future[None]) -> Iterator[bytes]:
     while True:
         ended = done.done()
         if poll.poll(50):
-            chunk = os.read(fd, CHUNK)
+            chunk = os.read(fd, channels.CHUNK)
             if chunk:
                 yield chunk
                 continue

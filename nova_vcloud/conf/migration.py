@@ -7,8 +7,8 @@ GROUP = cfg.OptGroup(
     'vcloud_migration',
     title='Moves of containers between hosts',
     help='How the data of a server travel when it is migrated, or resized to '
-         'another host: over ssh, from nova-compute to the command '
-         '``nova-vcloud-receive`` of the other host.')
+         'another host: from nova-compute to ``nova-vcloud-receive`` of '
+         'the other host.')
 
 OPTS = [
     cfg.StrOpt(
@@ -26,6 +26,41 @@ OPTS = [
         default='$state_path/vcloud-moves',
         help='Directory that takes the data of servers on their way to this '
              'host. ``nova-vcloud-receive --spool`` must name the same one.'),
+    cfg.StrOpt(
+        'transport',
+        default='ssh',
+        choices=[
+            ('ssh', ('By the ssh servers that hosts have. Options ``ssh_*`` '
+                     'and ``receive_command``.')),
+            ('tls', ('By a port on which ``nova-vcloud-receive --listen`` of '
+                     'the other host takes connections. Takes less time. '
+                     'Options ``tls_*``.'))],
+        help='How the data of servers are sent from this host to others. A '
+             'host may take them by both.'),
+    cfg.IntOpt(
+        'persist',
+        default=300, min=0,
+        help='Seconds for which a connection to another host is kept after a '
+             'move, for the next one, as ``ControlPersist`` of ssh_config(5) '
+             'does. 0 keeps none.'),
+    cfg.PortOpt(
+        'tls_port',
+        default=16560,
+        help='Port on which other hosts listen.'),
+    cfg.StrOpt(
+        'tls_cert_file',
+        default='',
+        help='Certificate of this host, in PEM.'),
+    cfg.StrOpt(
+        'tls_key_file',
+        default='',
+        help='Private key of that certificate, in PEM.'),
+    cfg.StrOpt(
+        'tls_ca_file',
+        default='',
+        help='Certificates of those who sign the certificates of other hosts, '
+             'in PEM. Each of these must name the address of its host, '
+             '``my_ip``, among its alternative names.'),
     cfg.StrOpt(
         'ssh_user',
         default='nova',

@@ -19,6 +19,7 @@ INSIDE = {
     'vm/inside/test_reload.py': (),
     'vm/inside/test_disks.py': (),
     'vm/inside/test_systemd.py': (),
+    'functional/driver/test_freezer.py': (),
     'functional/qos/test_backends.py': ('TestCgroupHere', 'TestTc'),
     # What differs there: OOM kills, and containers that outlive the engine.
     'functional/vif/test_containers.py': (

@@ -30,6 +30,7 @@ from oslo_log import log
 from oslo_utils import units
 
 from nova_vcloud import exception
+from nova_vcloud.virt_docker import channels
 from nova_vcloud.virt_docker import transport
 from nova_vcloud.virt_docker.volumes import commands
 from nova_vcloud.virt_docker.volumes import filesystems
@@ -386,4 +387,4 @@ def packed(name: str) -> str:
 
 def _chunks(process: subprocess.Popen[bytes]) -> Iterator[bytes]:
     out = cast('IO[bytes]', process.stdout)
-    return iter(lambda: out.read(transport.CHUNK), b'')
+    return iter(lambda: out.read(channels.CHUNK), b'')

@@ -276,7 +276,7 @@ def moves_of(tmp_path, monkeypatch):
         yield lambda host, method: moves.Moves(
             host.dockerd.engine, host.containers, computehost.Images(),
             method, str(tmp_path / 'spool'),
-            lambda address: transport.Remote(ssh, address),
+            transport.Hosts(ssh, 0).remote,
             lambda _context, _image: True, 2, 5,
             ephemeral.Store(str(tmp_path / 'ephemeral'), 'xfs'))
     assert list((tmp_path / 'spool').iterdir()) == []

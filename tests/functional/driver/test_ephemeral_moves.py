@@ -56,7 +56,7 @@ def pair(dockerd, lan, other, tmp_path, monkeypatch, request):
             host.verbs.moving_by(moves.Moves(
                 host.dockerd.engine, host.containers, computehost.Images(),
                 'layer', str(folder / 'spool'),
-                lambda address: transport.Remote(ssh, address),
+                transport.Hosts(ssh, 0).remote,
                 lambda _context, _image: False, 2, 5, host.ephemerals))
         yield here, there
     assert list((folder / 'spool').iterdir()) == []

@@ -12,6 +12,7 @@ import lan as lan_fixture
 from nova import objects
 import pytest
 import sshd
+import tlsd
 
 from nova_vcloud import exception
 from nova_vcloud.virt_docker import images
@@ -32,10 +33,12 @@ def other(tmp_path_factory):
     folder = tmp_path_factory.mktemp('other')
     (folder / 'spool').mkdir()
     (folder / 'ssh').mkdir()
+    (folder / 'tls').mkdir()
     with dockerd_fixture.private() as engine, \
             lan_fixture.private(str(engine.links)) as lan, \
-            sshd.private(folder / 'ssh', folder / 'spool') as ssh:
-        yield engine, lan, ssh, folder
+            sshd.private(folder / 'ssh', folder / 'spool') as ssh, \
+            tlsd.private(folder / 'tls', folder / 'spool') as tls:
+        yield engine, lan, {'ssh': ssh, 'tls': tls}, folder
 
 
 @pytest.fixture
@@ -45,7 +48,7 @@ def pair(request, dockerd, lan, other, tmp_path, monkeypatch):
     A parameter tells which of them keep root disks in files.
     """
     files = getattr(request, 'param', (False, False))
-    engine, other_lan, ssh, folder = other
+    engine, other_lan, ways, folder = other
     monkeypatch.setattr(images, 'tag_of',
                         lambda _id: f'{dockerd_fixture.IMAGE}:latest')
     hosts = (computehost.ComputeHost(dockerd, lan, tmp_path / 'records',
@@ -54,11 +57,11 @@ def pair(request, dockerd, lan, other, tmp_path, monkeypatch):
                                      disk_files=files[1]))
 
     def make(method: str = 'layer', known: bool = True,
-             wait: float = 5) -> list[moves.Moves]:
+             wait: float = 5, way: str = 'ssh') -> list[moves.Moves]:
         return [moves.Moves(
             host.dockerd.engine, host.containers, computehost.Images(),
             method, str(folder / 'spool'),
-            lambda address: transport.Remote(ssh, address),
+            transport.Hosts(ways[way], 0).remote,
             lambda _context, _image: known, 2, wait,
             ephemeral.Store(str(host.state / 'disks'), 'xfs'))
             for host in hosts]
@@ -92,13 +95,14 @@ def spawn(host):
     return instance, ports
 
 
-@pytest.mark.parametrize(('method', 'known'), [
-    ('layer', True), ('layer', False), ('image', True)])
-def test_a_server_goes_and_comes_back(pair, method, known):
+@pytest.mark.parametrize(('method', 'known', 'way'), [
+    ('layer', True, 'ssh'), ('layer', True, 'tls'), ('layer', False, 'ssh'),
+    ('image', True, 'tls')])
+def test_a_server_goes_and_comes_back(pair, method, known, way):
     hosts, make = pair
     same_image(hosts)
     source, dest = hosts
-    here, other = make(method, known)
+    here, other = make(method, known, way=way)
     instance, ports = spawn(source)
     before = there(source, instance)
     assert before == 'mine\nls: /bin/vi: No such file or directory\n'
@@ -220,7 +224,7 @@ def test_a_server_that_cannot_be_sent_runs_on(pair, monkeypatch):
 
     def fail(*_args):
         raise exception.MoveFailed('cut off')
-    monkeypatch.setattr(transport.Delivery, '_send', fail)
+    monkeypatch.setattr(transport.Delivery, 'put', fail)
     with pytest.raises(exception.MoveFailed, match='cut off'):
         here.send(None, instance, sshd.ADDRESS, ports, 0)
     assert there(hosts[0], instance).startswith('mine')
@@ -232,14 +236,14 @@ def test_the_engine_goes_away_while_a_server_is_sent(pair, monkeypatch):
     source = hosts[0]
     instance, ports = spawn(source)
     here, _other = make()
-    real = transport.Delivery._send
+    real = transport.Delivery.put
 
     def send(*args):
         source.dockerd.kill()
         real(*args)
         source.dockerd.start()
         raise exception.MoveFailed('the engine was away')
-    monkeypatch.setattr(transport.Delivery, '_send', send)
+    monkeypatch.setattr(transport.Delivery, 'put', send)
     with pytest.raises(exception.MoveFailed, match='was away'):
         here.send(None, instance, sshd.ADDRESS, ports, 0)
     assert there(source, instance).startswith('mine')

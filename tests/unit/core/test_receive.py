@@ -1,111 +1,158 @@
 # SPDX-License-Identifier: Apache-2.0
 """What other hosts may do with the spool, and what not."""
 
-import hashlib
 import io
+import os
 import subprocess
 import sys
 
 import pytest
 
-from nova_vcloud.cmd import receive
+from nova_vcloud import spool as spools
 
 SERVER = '11111111-2222-4333-8444-555566667777'
+BEGIN = f'begin {SERVER} 10 {{}}'
 
 
-def ask(spool, *words, said=b''):
-    return receive.run(str(spool), list(words), io.BytesIO(said))
+def frame(data):
+    data = data if isinstance(data, bytes) else data.encode()
+    return spools.LENGTH.pack(len(data)) + data
+
+
+def ask(spool, *frames, cut=None):
+    """Return what is said to some frames, without the greeting."""
+    sent, said = b''.join(map(frame, frames))[:cut], io.StringIO()
+    spools.serve(spools.Spool(str(spool)),
+                  io.BufferedReader(io.BytesIO(sent)), said)
+    greeting, *lines = said.getvalue().splitlines()
+    assert greeting == spools.VERSION
+    return lines
 
 
 def test_a_server_begins_with_its_papers_only(tmp_path):
     (tmp_path / SERVER).mkdir()
     (tmp_path / SERVER / 'old').write_text('of an earlier try')
-    assert ask(tmp_path, 'begin', SERVER, '10', said=b'{}') == receive.VERSION
+    assert ask(tmp_path, f'begin {SERVER} 10 {{"a": 1, "b": 2}}') == [
+        'yes done']
     found = list((tmp_path / SERVER).iterdir())
     assert [(path.name, path.read_text()) for path in found] == [
-        (receive.PAPERS, '{}')]
+        (spools.PAPERS, '{"a": 1, "b": 2}')]
     assert (tmp_path / SERVER).stat().st_mode & 0o777 == 0o700
 
 
-def test_a_file_is_told_by_its_digest(tmp_path):
-    ask(tmp_path, 'begin', SERVER, '0')
-    data = b'x' * (receive.CHUNK + 7)
-    told = ask(tmp_path, 'put', SERVER, 'layer.tar', said=data)
-    assert told == f'{hashlib.sha256(data).hexdigest()} {len(data)}'
-    assert (tmp_path / SERVER / 'layer.tar').read_bytes() == data
+def test_files_come_in_frames(tmp_path):
+    one, two = b'x' * (spools.CHUNK + 7), os.urandom(300)
+    assert ask(tmp_path, BEGIN, f'put {SERVER} layer.tar', one, two, b'',
+               f'put {SERVER} empty', b'') == [
+        'yes done', f'yes {len(one) + len(two)}', 'yes 0']
+    assert (tmp_path / SERVER / 'layer.tar').read_bytes() == one + two
+    assert (tmp_path / SERVER / 'empty').read_bytes() == b''
+
+
+@pytest.mark.parametrize('missing', [1, 8, 9, 1000])
+def test_a_file_without_its_end_has_no_name(tmp_path, missing):
+    *_, last = ask(tmp_path, BEGIN, f'put {SERVER} layer.tar', b'x' * 3000,
+                   b'', cut=-missing)
+    assert last.startswith('no ')
+    assert not (tmp_path / SERVER / 'layer.tar').exists()
+
+
+def test_more_than_waits_for_the_disk_arrives_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(spools, 'BEHIND', 1000)
+    chunks = [os.urandom(700) for _ in range(10)]
+    ask(tmp_path, BEGIN, f'put {SERVER} layer.tar', *chunks, b'')
+    assert (tmp_path / SERVER / 'layer.tar').read_bytes() == b''.join(chunks)
 
 
 def test_what_is_dropped_is_gone_and_may_be_dropped_again(tmp_path):
-    ask(tmp_path, 'begin', SERVER, '0')
-    ask(tmp_path, 'drop', SERVER)
-    ask(tmp_path, 'drop', SERVER)
+    assert ask(tmp_path, BEGIN, f'drop {SERVER}', f'drop {SERVER}') == [
+        'yes done'] * 3
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize('words', [
-    ('put', '../etc', 'passwd'), ('put', SERVER, '../passwd'),
-    ('put', SERVER, '/etc/passwd'), ('put', SERVER, '.ssh'),
-    ('drop', '.'), ('drop', ''), ('begin', 'x', '1'),
-    ('begin', SERVER, 'many'), ('put', SERVER, 'layer.tar.part/../x'),
-    ('begin', SERVER, str(1 << 60))])
-def test_nothing_else_can_be_reached(tmp_path, words):
+@pytest.mark.parametrize('request_', [
+    'put ../etc passwd', f'put {SERVER} ../passwd',
+    f'put {SERVER} /etc/passwd', f'put {SERVER} .ssh', 'drop .', 'drop ',
+    'begin x 1 {}', f'begin {SERVER} many {{}}', f'begin {SERVER} -1 {{}}',
+    f'put {SERVER} layer.tar.part/../x', f'begin {SERVER} {1 << 60} {{}}',
+    f'begin {SERVER} 1', 'exec sh', '', f'put  {SERVER} x', '\x00'])
+def test_nothing_else_can_be_reached(tmp_path, request_):
     (tmp_path / SERVER).mkdir()
-    with pytest.raises(receive.Refused):
-        ask(tmp_path, *words)
+    [said] = ask(tmp_path, request_, f'drop {SERVER}')
+    assert said.startswith('no ')
+    # And nothing is done after it.
     assert list((tmp_path / SERVER).iterdir()) == []
 
 
 def test_there_is_no_room(tmp_path):
-    with pytest.raises(receive.Refused, match='has room for'):
-        ask(tmp_path, 'begin', SERVER, str(1 << 60))
+    [said] = ask(tmp_path, f'begin {SERVER} {1 << 60} {{}}')
+    assert 'has room for' in said
 
 
 def test_a_server_that_was_not_announced(tmp_path):
-    with pytest.raises(receive.Refused, match='No such file'):
-        ask(tmp_path, 'put', SERVER, 'layer.tar')
+    [said] = ask(tmp_path, f'put {SERVER} layer.tar', b'')
+    assert said == (f'no {tmp_path}/{SERVER}/layer.tar.part: No such file or '
+                    'directory')
 
 
-def test_papers_are_one_line(tmp_path):
-    ask(tmp_path, 'begin', SERVER, '0', said=b'{}\nmore')
-    assert (tmp_path / SERVER / receive.PAPERS).read_bytes() == b'{}'
+def test_what_is_no_request(tmp_path):
+    [said] = ask(tmp_path, b'\xff\xfe')
+    assert said.startswith('no ')
+    [said] = ask(tmp_path, b'x' * (spools.MAX_REQUEST + 1))
+    assert said == f'no a request of {spools.MAX_REQUEST + 1} bytes'
+    # A length that never comes takes no memory.
+    with_length = spools.LENGTH.pack(1 << 62)
+    said = io.StringIO()
+    spools.serve(spools.Spool(str(tmp_path)),
+                  io.BufferedReader(io.BytesIO(with_length)), said)
+    assert 'no a request of' in said.getvalue()
 
 
-def test_who_begins_keeps_the_connection(tmp_path):
-    with subprocess.Popen(
-            [sys.executable, '-m', 'nova_vcloud.cmd.receive', '--spool',
-             str(tmp_path), 'begin', SERVER, '5'], stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, text=True,
-            env={'PYTHONPATH': ':'.join(sys.path)}) as process:
-        process.stdin.write('{}\n')
-        process.stdin.flush()
-        assert process.stdout.readline() == f'{receive.VERSION}\n'
-        with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(0.2)
-        process.stdin.close()
-        assert process.wait(10) == 0
-
-
-@pytest.mark.parametrize(('asked', 'code'), [
-    (f'nova-vcloud-receive begin {SERVER} 5', 0),
-    ('sh -c evil', 1), (f'nova-vcloud-receive put {SERVER} ../x', 1),
-    ('', 1)])
-def test_the_ssh_clients_words_count(tmp_path, asked, code):
-    """The spool is the key's to name, not the client's."""
-    done = subprocess.run(
+def program(spool, *words, said=b'', **env):
+    return subprocess.run(
         [sys.executable, '-m', 'nova_vcloud.cmd.receive', '--spool',
-         str(tmp_path)], input=b'', capture_output=True, check=False,
-        env={'SSH_ORIGINAL_COMMAND': asked, 'PYTHONPATH': ':'.join(sys.path)})
-    assert bool(done.returncode) == bool(code), done.stderr
-    assert (tmp_path / SERVER).exists() == (code == 0)
+         str(spool), *words], input=said, capture_output=True, check=False,
+        env={'PYTHONPATH': ':'.join(sys.path), **env})
+
+
+def test_the_program_answers_on_its_output(tmp_path):
+    done = program(tmp_path, said=frame(BEGIN))
+    assert done.stdout.decode().splitlines() == [spools.VERSION, 'yes done']
+    assert done.returncode == 0
+    done = program(tmp_path, said=frame('exec sh'))
+    assert done.returncode == 1
+
+
+def test_what_the_ssh_client_wants_to_run_does_not_matter(tmp_path):
+    """The spool is the key's to name, not the client's."""
+    other = tmp_path / 'other'
+    other.mkdir()
+    done = program(tmp_path, said=frame(BEGIN), SSH_ORIGINAL_COMMAND=(
+        f'nova-vcloud-receive --spool {other}'))
+    assert done.returncode == 0
+    assert (tmp_path / SERVER).exists()
+    assert list(other.iterdir()) == []
+
+
+@pytest.mark.parametrize(('words', 'said'), [
+    (('--listen', '127.0.0.1:0'), 'needs --cert, --key and --ca'),
+    (('--listen', '127.0.0.1:0', '--cert', '/no', '--key', '/no', '--ca',
+      '/no'), 'No such file'),
+    (('put', SERVER, 'x'), 'unrecognized arguments')])
+def test_wrong_arguments(tmp_path, words, said):
+    done = program(tmp_path, *words)
+    assert done.returncode == 2
+    assert said in done.stderr.decode()
 
 
 def test_only_the_standard_library_is_loaded():
-    """Each import is time for which the server that moves is down."""
+    """Each import is time that a first move takes."""
     script = (
         'import sys\nbefore = set(sys.modules)\n'
         'import nova_vcloud.cmd.receive\n'
-        'print(*sorted({name.partition(".")[0] for name in '
-        'set(sys.modules) - before} - sys.stdlib_module_names))')
+        'new = set(sys.modules) - before\n'
+        'print(*sorted({name.partition(".")[0] for name in new} '
+        '- sys.stdlib_module_names), *({"ssl", "socket"} & new))')
     done = subprocess.run(
         [sys.executable, '-c', script], capture_output=True, check=True,
         text=True, env={'PYTHONPATH': ':'.join(sys.path)})

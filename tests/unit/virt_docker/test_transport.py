@@ -2,88 +2,218 @@
 """What is done when another host says no, or something else than expected."""
 
 import os
-import stat
+import sys
+import time
 
+from oslo_config import cfg
 import pytest
+import tlsd
 
 from nova_vcloud import exception
+from nova_vcloud import spool as spools
+from nova_vcloud.conf import migration
+from nova_vcloud.virt_docker import channels
 from nova_vcloud.virt_docker import transport
 
 SERVER = '11111111-2222-4333-8444-555566667777'
+OTHER = '22222222-2222-4333-8444-555566667777'
+HOST = '192.0.2.1'
+
+
+class Local:
+    """A way to a script of this host, in place of ssh."""
+
+    def __init__(self, folder, script):
+        self.made = 0
+        self._script = folder / 'script'
+        self._script.write_text(f'#!/bin/sh\n{script}\n')
+        self._script.chmod(0o755)
+
+    def connect(self, host):
+        self.made += 1
+        return channels._Program([str(self._script), host])
 
 
 @pytest.fixture
-def host(tmp_path, monkeypatch):
-    """Return what makes a remote host whose ssh is a script."""
-    def make(script: str) -> transport.Remote:
-        program = tmp_path / 'ssh'
-        program.write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/asked\n'
-                           f'{script}\n')
-        program.chmod(program.stat().st_mode | stat.S_IXUSR)
-        monkeypatch.setenv('PATH', f'{tmp_path}:{os.environ["PATH"]}')
-        return transport.Remote(
-            transport.Ssh('nova', 2222, '/k', '/h', 'nova-vcloud-receive'),
-            '192.0.2.1')
-    make.asked = tmp_path / 'asked'
-    return make
+def spool(tmp_path):
+    path = tmp_path / 'spool'
+    path.mkdir()
+    return path
 
 
-RECEIVE = ('cat >$0.data; set -- $(sha256sum $0.data); '
-           'echo $1 $(stat -c %s $0.data)')
+@pytest.fixture
+def receiver(tmp_path, spool):
+    """A way to the program that other hosts run."""
+    return Local(tmp_path, (
+        f'PYTHONPATH={":".join(sys.path)} exec {sys.executable} -m '
+        f'nova_vcloud.cmd.receive --spool {spool}'))
 
 
-def delivery(remote: transport.Remote) -> transport.Delivery:
-    return transport.Delivery(remote, SERVER, {'ControlPath': '/c'})
+@pytest.fixture
+def hosts():
+    """Return what makes Hosts, and ends their connections."""
+    made = []
+
+    def make(way, persist=60):
+        made.append(transport.Hosts(way, persist))
+        return made[-1]
+    yield make
+    for each in made:
+        each.close()
 
 
-def test_what_arrives_whole_is_whole(host):
-    chunks = [b'a' * 100_000, b'b' * 300_000]
-    assert delivery(host(RECEIVE)).put(
-        'layer.tar', iter(chunks)) == 400_000
-    asked = host.asked.read_text()
+def saying(tmp_path, script):
+    return Local(tmp_path, f'echo "{spools.VERSION}"; {script}')
+
+
+def test_what_arrives_whole_is_whole(hosts, receiver, spool):
+    chunks = [b'a' * 100_000, b'', os.urandom(3_000_000)]
+    with hosts(receiver).remote(HOST).announced(
+            SERVER, 5, '{"a": 1}') as delivery:
+        assert delivery.put('layer.tar', iter(chunks)) == 3_100_000
+        assert delivery.put('changes.tar', []) == 0
+    assert (spool / SERVER / 'layer.tar').read_bytes() == b''.join(chunks)
+    assert (spool / SERVER / 'changes.tar').read_bytes() == b''
+    assert (spool / SERVER / 'papers.json').read_text() == '{"a": 1}'
+
+
+def test_the_command_of_ssh():
+    words = channels.Ssh('nova', 2222, '/k', '/h',
+                         'nova-vcloud-receive').words('192.0.2.1')
+    asked = ' '.join(words)
     assert '-l nova' in asked
     assert '-p 2222' in asked
     assert 'StrictHostKeyChecking=yes' in asked
-    assert 'ControlPath=/c' in asked
-    assert f'-- 192.0.2.1 nova-vcloud-receive put {SERVER}' in asked
+    assert 'IdentityFile=/k' in asked
+    assert 'UserKnownHostsFile=/h' in asked
+    assert asked.endswith('-- 192.0.2.1 nova-vcloud-receive')
 
 
-def test_other_data_than_were_sent(host):
-    remote = host('cat >/dev/null; echo 00 4')
-    with pytest.raises(exception.MoveFailed, match='other data'):
-        delivery(remote).put('layer.tar', [b'data'])
+def test_a_connection_is_kept_for_the_next_server(hosts, receiver, spool):
+    remote = hosts(receiver).remote(HOST)
+    for _ in range(3):
+        with remote.announced(SERVER, 5, '{}') as delivery:
+            delivery.put('layer.tar', [b'data'])
+    remote.drop(SERVER)
+    assert receiver.made == 1
+    assert list(spool.iterdir()) == []
 
 
-def test_a_host_that_refuses_says_why(host):
-    remote = host('echo a warning >&2; echo no room >&2; exit 1')
-    with pytest.raises(exception.MoveFailed, match=r'192\.0\.2\.1: no room'), \
+def test_two_servers_at_a_time_have_two(hosts, receiver):
+    remote = hosts(receiver).remote(HOST)
+    with remote.announced(SERVER, 5, '{}'), \
+            remote.announced(OTHER, 5, '{}'):
+        assert receiver.made == 2
+    with remote.announced(SERVER, 5, '{}'), \
+            remote.announced(OTHER, 5, '{}'):
+        assert receiver.made == 2
+
+
+@pytest.mark.parametrize('persist', [0, 0.1])
+def test_it_is_given_up_in_time(hosts, receiver, persist):
+    all_hosts = hosts(receiver, persist)
+    with all_hosts.remote(HOST).announced(SERVER, 5, '{}') as delivery:
+        process = delivery._session._channel._process
+    deadline = time.monotonic() + 10
+    while process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert process.returncode == 0
+    all_hosts.remote(HOST).drop(SERVER)
+    assert receiver.made == 2
+
+
+def test_one_that_has_died_meanwhile_is_made_anew(hosts, receiver):
+    remote = hosts(receiver).remote(HOST)
+    with remote.announced(SERVER, 5, '{}') as delivery:
+        process = delivery._session._channel._process
+    process.kill()
+    process.wait()
+    with remote.announced(SERVER, 5, '{}') as delivery:
+        assert delivery.put('layer.tar', [b'data']) == 4
+    assert receiver.made == 2
+
+
+def test_one_on_which_something_failed_is_not_kept(hosts, receiver):
+    remote = hosts(receiver).remote(HOST)
+    with pytest.raises(exception.MoveFailed, match='gone'), \
             remote.announced(SERVER, 5, '{}'):
+        raise exception.MoveFailed('gone')
+    remote.drop(SERVER)
+    assert receiver.made == 2
+
+
+@pytest.mark.parametrize(('wait', 'said'), [
+    (0.5, 'has 3 bytes of 4'), (0, 'says 3 before the end')])
+def test_other_bytes_than_were_sent(hosts, tmp_path, wait, said):
+    way = saying(tmp_path, f'echo yes done; sleep {wait}; echo yes 3; '
+                           'exec cat >/dev/null')
+
+    def chunks():
+        if not wait:
+            time.sleep(0.2)
+        yield b'data'
+    with pytest.raises(exception.MoveFailed, match=said), \
+            hosts(way).remote(HOST).announced(SERVER, 5, '{}') as delivery:
+        delivery.put('layer.tar', chunks())
+
+
+def test_a_host_that_refuses_says_why(hosts, receiver):
+    with pytest.raises(exception.MoveFailed,
+                       match=r'192\.0\.2\.1: .* has room for'), \
+            hosts(receiver).remote(HOST).announced(SERVER, 1 << 60, '{}'):
         pytest.fail('it was refused')
-    # It does not even read.
-    with pytest.raises(exception.MoveFailed, match='no room'):
-        delivery(remote).put('layer.tar', iter([b'x' * 1_000_000] * 5))
 
 
-def test_a_connection_lasts_as_long_as_it_is_needed(host, tmp_path):
-    done = tmp_path / 'done'
-    remote = host(f'read papers; echo "$papers" >{done}; echo fine; '
-                  f'cat >/dev/null; rm {done}')
-    with remote.announced(SERVER, 5, '{"a": 1}'):
-        assert done.read_text() == '{"a": 1}\n'
-    assert not done.exists()
+def test_a_host_that_refuses_while_it_is_sent_to(hosts, receiver):
+    with pytest.raises(exception.MoveFailed, match='is not the name'), \
+            hosts(receiver).remote(HOST).announced(
+                SERVER, 5, '{}') as delivery:
+        # It does not even read.
+        delivery.put('../x', iter([b'x' * 1_000_000] * 5))
 
 
-def test_what_was_begun_and_is_not_needed_ends(host):
-    with delivery(host('exec sleep 1000')).opened('layer.tar'):
-        pass
+@pytest.mark.parametrize(('script', 'said'), [
+    ('echo a warning >&2; echo Permission denied >&2; exit 255',
+     'Permission denied'),
+    ('echo nova-vcloud-receive 1', "says 'nova-vcloud-receive 1'"),
+    ('exit 0', 'no reason given')])
+def test_a_host_that_cannot_be_reached(hosts, tmp_path, script, said):
+    with pytest.raises(exception.MoveFailed, match=said):
+        hosts(Local(tmp_path, script)).remote(HOST).drop(SERVER)
 
 
-def test_what_cannot_be_read_here_is_not_sent(host):
+def test_what_cannot_be_read_here_has_no_name_there(hosts, receiver, spool):
     def chunks():
         yield b'data'
         raise exception.EngineUnavailable('gone')
-    with pytest.raises(exception.EngineUnavailable):
-        delivery(host('cat >/dev/null')).put('image.tar', chunks())
+    with pytest.raises(exception.EngineUnavailable), \
+            hosts(receiver).remote(HOST).announced(
+                SERVER, 5, '{}') as delivery:
+        delivery.put('image.tar', chunks())
+    assert not (spool / SERVER / 'image.tar').exists()
+
+
+@pytest.mark.parametrize('missing', ['cert', 'key', 'ca'])
+def test_certificates_that_are_not_there(tmp_path, missing):
+    ca = tlsd.authority(tmp_path)
+    cert, key = tlsd.certificate(ca, tmp_path)
+    files = {'cert': str(cert), 'key': str(key), 'ca': str(ca)}
+    channels.Tls(1, **files).check()
+    for wrong in ('', '/no/such.pem'):
+        with pytest.raises(exception.HostNotReady,
+                           match=f'tls_{missing}_file.*transport to ssh'):
+            channels.Tls(1, **{**files, missing: wrong}).check()
+
+
+def test_the_operator_chooses_the_way():
+    conf = cfg.ConfigOpts()
+    migration.register_opts(conf)
+    conf([])
+    assert isinstance(channels.way_of(conf.vcloud_migration), channels.Ssh)
+    conf.set_override('transport', 'tls', 'vcloud_migration')
+    assert channels.way_of(conf.vcloud_migration) == channels.Tls(
+        16560, '', '', '')
 
 
 def test_a_worker_writes_to_a_pipe():

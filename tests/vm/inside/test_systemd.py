@@ -8,6 +8,7 @@ import computehost
 import lan as lan_fixture
 import pytest
 
+from nova_vcloud.virt_docker import freezer
 from nova_vcloud.virt_docker import spec
 
 IMAGE = 'vcloud-test/systemd'
@@ -106,6 +107,10 @@ def test_systemd_boots_and_cannot_lift_the_limits_of_its_server(
     assert inside(host, server,
                   'cat /sys/fs/cgroup/cgroup.max.descendants') == '1000'
     assert not host.keeper.status(server.uuid).drift
+    # Its first process is in a group below the one that is frozen.
+    container = host.container(server)
+    assert freezer.still_moment(container['Id'], container['State']['Pid'])
+    assert inside(host, server, 'cat /proc/1/comm') == 'systemd'
     host.containers.stop(server.uuid, 60)
     assert host.container(server)['State']['ExitCode'] != 137
     host.containers.start(server, ports)

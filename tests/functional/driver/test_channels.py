@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Both ways to another host: real ssh, and TLS with real certificates."""
+
+import contextlib
+import dataclasses
+import os
+import signal
+import socket
+import ssl
+import threading
+import time
+
+import pytest
+import sshd
+import tlsd
+
+from nova_vcloud import exception
+from nova_vcloud.virt_docker import channels
+from nova_vcloud.virt_docker import transport
+
+SERVER = '11111111-2222-4333-8444-555566667777'
+SIZE = 20 << 20
+
+
+@pytest.fixture
+def spool(tmp_path):
+    path = tmp_path / 'spool'
+    path.mkdir()
+    return path
+
+
+@pytest.fixture(params=['ssh', 'tls'])
+def way(request, tmp_path, spool):
+    """A way to a host of which the folder is ``tmp_path / 'keys'``."""
+    folder = tmp_path / 'keys'
+    folder.mkdir()
+    fixture = {'ssh': sshd, 'tls': tlsd}[request.param]
+    with fixture.private(folder, spool) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def proxy(port, change=bytes, address=sshd.ADDRESS):
+    """Have a port that leads to another.
+
+    :param change: returns what is passed on of what is sent there
+    """
+    def pump(source, sink, work):
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(work(data))
+        for each in (source, sink):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)  # wakes who reads from it
+            each.close()
+
+    def accept():
+        with contextlib.suppress(OSError):
+            while True:
+                one, _address = listener.accept()
+                two = socket.create_connection((sshd.ADDRESS, port))
+                opened.extend([one, two])
+                for words in ((one, two, change), (two, one, bytes)):
+                    threading.Thread(target=pump, args=words,
+                                     daemon=True).start()
+    opened = []
+    with socket.create_server((address, 0)) as listener:
+        threading.Thread(target=accept, daemon=True).start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            for each in opened:
+                each.close()
+
+
+def through(way, port, folder):
+    """Return the same way by another port."""
+    if isinstance(way, channels.Ssh):
+        known = folder / 'known'
+        known.write_text(known.read_text().replace(f':{way.port} ',
+                                                   f':{port} '))
+    return dataclasses.replace(way, port=port)
+
+
+def test_what_is_sent_arrives(way, spool):
+    data = os.urandom(SIZE)
+    remote = transport.Hosts(way, 0).remote(sshd.ADDRESS)
+    with remote.announced(SERVER, SIZE, '{}') as delivery:
+        assert delivery.put('layer.tar', [data[:9], data[9:]]) == SIZE
+        assert delivery.put('changes.tar', []) == 0
+    assert (spool / SERVER / 'layer.tar').read_bytes() == data
+    assert (spool / SERVER / 'papers.json').read_text() == '{}'
+    remote.drop(SERVER)
+    assert list(spool.iterdir()) == []
+
+
+def test_what_is_changed_on_the_way_does_not_arrive(way, spool, tmp_path):
+    passed = [0]
+
+    def flip(data):
+        passed[0] += len(data)
+        if passed[0] > SIZE // 2 > passed[0] - len(data):
+            return data[:-1] + bytes([data[-1] ^ 1])
+        return data
+    with proxy(way.port, flip) as port:
+        hosts = transport.Hosts(through(way, port, tmp_path / 'keys'), 0)
+        with pytest.raises(exception.MoveFailed), \
+                hosts.remote(sshd.ADDRESS).announced(
+                    SERVER, SIZE, '{}') as delivery:
+            delivery.put('layer.tar', [os.urandom(SIZE)])
+    assert passed[0] > SIZE // 2
+    assert not (spool / SERVER / 'layer.tar').exists()
+
+
+def test_a_connection_that_is_cut_does_not_make_a_file(way, spool, tmp_path):
+    def cut(data):
+        passed.append(len(data))
+        if sum(passed) > SIZE // 2:
+            raise OSError
+        return data
+    passed = []
+    with proxy(way.port, cut) as port:
+        hosts = transport.Hosts(through(way, port, tmp_path / 'keys'), 0)
+        with pytest.raises(exception.MoveFailed), \
+                hosts.remote(sshd.ADDRESS).announced(
+                    SERVER, SIZE, '{}') as delivery:
+            delivery.put('layer.tar', [os.urandom(SIZE)])
+    assert not (spool / SERVER / 'layer.tar').exists()
+
+
+@pytest.mark.parametrize('name', ['../x', 'layer.tar'])
+def test_a_host_that_refuses_while_it_is_sent_to_says_why(way, spool, name):
+    remote = transport.Hosts(way, 0).remote(sshd.ADDRESS)
+    data = os.urandom(1 << 20)
+    with remote.announced(SERVER, SIZE, '{}') as delivery:
+        (spool / SERVER / 'layer.tar.part').touch()
+        with pytest.raises(exception.MoveFailed,
+                           match=r'is not the name|File exists'):
+            delivery.put(name, (data for _ in range(50)))
+
+
+def test_a_connection_that_was_kept_and_died(way):
+    """It is the other host that went away, and is back."""
+    hosts = transport.Hosts(way, 60)
+    remote = hosts.remote(sshd.ADDRESS)
+    try:
+        with remote.announced(SERVER, 1, '{}') as delivery:
+            channel = delivery._session._channel
+        if isinstance(way, channels.Ssh):
+            channel._process.send_signal(signal.SIGKILL)
+        else:
+            channel._connection.shutdown(socket.SHUT_RDWR)
+        with remote.announced(SERVER, 1, '{}') as delivery:
+            assert delivery._session._channel is not channel
+            assert delivery.put('layer.tar', [b'data']) == 4
+    finally:
+        hosts.close()
+
+
+def test_nobody_answers(way, tmp_path):
+    with socket.socket() as s:
+        s.bind((sshd.ADDRESS, 0))
+        closed = dataclasses.replace(way, port=s.getsockname()[1])
+        with pytest.raises(exception.MoveFailed, match='refused'):
+            transport.Hosts(closed, 0).remote(sshd.ADDRESS).drop(SERVER)
+
+
+@pytest.mark.parametrize('way', ['tls'], indirect=True)
+@pytest.mark.parametrize('case', ['client', 'server', 'address'])
+def test_a_certificate_of_someone_else(way, spool, tmp_path, case):
+    """Neither end talks to one that its own authority has not signed."""
+    other = tmp_path / 'other'
+    other.mkdir()
+    ca = tlsd.authority(other)
+    if case == 'client':
+        cert, key = tlsd.certificate(ca, other)
+        wrong, host = dataclasses.replace(
+            way, cert=str(cert), key=str(key)), sshd.ADDRESS
+    elif case == 'server':
+        wrong, host = dataclasses.replace(way, ca=str(ca)), sshd.ADDRESS
+    else:
+        wrong, host = way, '127.0.0.2'
+    with pytest.raises(exception.MoveFailed) as failed, \
+            proxy(way.port, address=host) as port:
+        transport.Hosts(dataclasses.replace(wrong, port=port), 0).remote(
+            host).drop(SERVER)
+    assert {'client': 'alert', 'server': 'self-signed',
+            'address': 'IP address mismatch'}[case] in str(failed.value)
+
+
+@pytest.mark.parametrize('way', ['tls'], indirect=True)
+def test_who_has_no_certificate_is_not_heard(way, spool):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(way.ca)
+    with socket.create_connection((sshd.ADDRESS, way.port)) as plain, \
+            context.wrap_socket(plain, server_hostname=sshd.ADDRESS) as tls, \
+            pytest.raises(OSError, match='certificate required'):
+        tls.recv(1)
+    # Nor one that says nothing, for whom nobody else waits.
+    with socket.create_connection((sshd.ADDRESS, way.port)):
+        start = time.monotonic()
+        transport.Hosts(way, 0).remote(sshd.ADDRESS).drop(SERVER)
+        assert time.monotonic() - start < 5
+    assert list(spool.iterdir()) == []

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A container stands still for a moment, and goes on."""
+
+import pathlib
+import time
+import types
+
+import dockerd as dockerd_fixture
+import pytest
+
+from nova_vcloud.virt_docker import freezer
+
+#: Makes processes all the time, which a freezer must not miss.
+BUSY = 'while :; do (:) & (:) & wait; done'
+
+
+@pytest.fixture
+def busy(dockerd):
+    """The description of a container that is never at rest."""
+    name = 'freezer-test'
+    dockerd.docker('run', '--detach', '--network=none', '--runtime=runc',
+                   '--name', name, dockerd_fixture.IMAGE, 'sh', '-c', BUSY)
+    yield dockerd.engine.container(name)
+    dockerd.engine.remove(name)
+
+
+def work(pid: int) -> str:
+    """Return what of the first process changes as it works."""
+    return pathlib.Path(f'/proc/{pid}/stat').read_text()
+
+
+def test_nothing_moves_at_that_moment_and_all_goes_on(busy, monkeypatch):
+    pid, seen = busy['State']['Pid'], []
+
+    def look() -> float:
+        before = work(pid)
+        time.sleep(0.3)
+        seen.append((before, work(pid)))
+        return 7.0
+    monkeypatch.setattr(freezer, 'time', types.SimpleNamespace(
+        time=look, monotonic=time.monotonic, sleep=time.sleep))
+    assert freezer.still_moment(busy['Id'], pid) == 7.0
+    [(before, after)] = seen
+    assert before == after
+    time.sleep(0.3)
+    assert work(pid) != after
+
+
+def test_it_can_be_had_again_and_again(busy):
+    for _ in range(50):
+        before = time.time()
+        found = freezer.still_moment(busy['Id'], busy['State']['Pid'])
+        assert before <= found <= time.time()
+
+
+def test_who_is_in_no_such_container_is_not_frozen(busy):
+    assert freezer.still_moment(busy['Id'], 1) is None
+    assert freezer.still_moment('f' * 64, busy['State']['Pid']) is None
