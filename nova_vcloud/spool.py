@@ -176,7 +176,7 @@ def serve(spool: Spool, source: io.BufferedReader, sink: IO[str]) -> bool:
         print(VERSION, file=sink, flush=True)
         for request in _requests(source):
             print('yes', spool.answer(request, source), file=sink, flush=True)
-    except (Refused, UnicodeDecodeError) as e:
+    except (Refused, ValueError) as e:  # no text, or no number
         return _refuse(str(e), sink)
     except BrokenPipeError:
         return False  # nobody is there any more

@@ -56,3 +56,9 @@ def test_it_can_be_had_again_and_again(busy):
 def test_who_is_in_no_such_container_is_not_frozen(busy):
     assert freezer.still_moment(busy['Id'], 1) is None
     assert freezer.still_moment('f' * 64, busy['State']['Pid']) is None
+
+
+def test_a_process_that_is_gone_or_a_host_without_freezer(busy, tmp_path):
+    pid = busy['State']['Pid']
+    assert freezer.still_moment(busy['Id'], 1 << 30) is None
+    assert freezer.still_moment(busy['Id'], pid, str(tmp_path)) is None
