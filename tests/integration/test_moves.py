@@ -148,10 +148,15 @@ def test_a_live_migration_is_refused(desk: Desk):
 def test_a_host_that_cannot_be_reached_keeps_the_server(desk: Desk):
     server = desk.boot('anchored')
     fill(desk, server)
-    before, source = look(desk, server), desk.host_of(server).name
+    before, source = look(desk, server), desk.host_of(server)
     started = desk.container(server)['State']['StartedAt']
-    other, = (h.name for h in desk.cloud.hosts if h.name != source)
+    other, = (h.name for h in desk.cloud.hosts if h.name != source.name)
     with desk.stopped(f'sshd-{other}'):
+        # A connection that was kept would do; it ends with its process.
+        service = f'nova-compute-{source.name}'
+        desk.wait_restarted(service, desk.kill(service))
+        report = desk.last_report(source)
+        until(lambda: desk.compute_ready(source, report), 60, 'it reports')
         desk.compute.migrate_server(server)
         until(lambda: desk.get(server).task_state is None, 60, 'it is tried')
     assert desk.get(server).status == 'ACTIVE'
