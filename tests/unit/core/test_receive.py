@@ -74,7 +74,8 @@ def test_what_is_dropped_is_gone_and_may_be_dropped_again(tmp_path):
     'put ../etc passwd', f'put {SERVER} ../passwd',
     f'put {SERVER} /etc/passwd', f'put {SERVER} .ssh', 'drop .', 'drop ',
     'begin x 1 {}', f'begin {SERVER} many {{}}', f'begin {SERVER} -1 {{}}',
-    f'begin {SERVER} {"9" * 5000} {{}}', f'put {SERVER} layer.tar.part/../x', f'begin {SERVER} {1 << 60} {{}}',
+    f'begin {SERVER} {"9" * 5000} {{}}',
+    f'put {SERVER} layer.tar.part/../x', f'begin {SERVER} {1 << 60} {{}}',
     f'begin {SERVER} 1', 'exec sh', '', f'put  {SERVER} x', '\x00'])
 def test_nothing_else_can_be_reached(tmp_path, request_):
     (tmp_path / SERVER).mkdir()
