@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """How long a server that has written 200 MB is down while it moves.
 
-From one engine to another on this machine, over real ssh: send, stop, send
-what has changed since, make, unpack, start. Beside it, in the same run, what
-can be done with the engine alone: stop, commit, push to a registry that has
-the image already, pull, create, start. There the server is down for all of
-it. And the least that a move by ssh takes: a connection, and as many bytes
+From one engine to another on this machine, by real TLS and real ssh: send,
+stop, send what has changed since, make, unpack, start. Beside it, in the same
+run, what can be done with the engine alone: stop, commit, push to a registry
+that has the image already, pull, create, start. There the server is down for
+all of it. And the least that a move by ssh takes: a connection, and as many bytes
 from a file to a file, with nothing of ours.
 """
 
@@ -229,8 +229,7 @@ def main() -> int:
         total, down = (statistics.median(each) for each in zip(*times,
                                                                strict=True))
         name = f'{way}{", connected already" if connected else ""}'
-        # What the goal is for is the first move between two hosts; the way
-        # with the goal is the one for those who want it soon.
+        # Of ssh, bytes and connection alone take nearly all that is allowed.
         goal = GOAL if way == 'tls' else ''
         rows += [
             _report.Row(f'all of the move by {name}', total, 's'),

@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
                                        sys.stdout))
     if None in (options.cert, options.key, options.ca):
         words.error('--listen needs --cert, --key and --ca')
-    # ssh starts this for each connection: what it does not need takes 30 ms.
+    # ssh starts this for each connection, and has no use for that.
     from nova_vcloud import listener  # noqa: PLC0415
     try:
         listener.listen(spool.Spool(options.spool), options.listen,
