@@ -5,8 +5,8 @@ From one engine to another on this machine, by real TLS and real ssh: send,
 stop, send what has changed since, make, unpack, start. Beside it, in the same
 run, what can be done with the engine alone: stop, commit, push to a registry
 that has the image already, pull, create, start. There the server is down for
-all of it. And the least that a move by ssh takes: a connection, and as many bytes
-from a file to a file, with nothing of ours.
+all of it. And the least that a move by ssh takes: a connection, and as many
+bytes from a file to a file, with nothing of ours.
 """
 
 from __future__ import annotations
