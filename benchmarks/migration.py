@@ -23,7 +23,8 @@ import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / 'benchmarks'), str(ROOT / 'tests/fixtures')]
+sys.path[:0] = [str(ROOT / folder) for folder in (
+    'benchmarks', 'tests/fixtures', 'devstack')]
 
 import _report  # noqa: E402 - found by the line above
 import computehost  # noqa: E402

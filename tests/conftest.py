@@ -32,7 +32,7 @@ sys.path[:] = [
 os.environ['PYTHONSAFEPATH'] = '1'
 
 # Tests shared by modules; pytest says what an assert of theirs compared.
-sys.path.append(str(ROOT / 'tests/fixtures'))
+sys.path += [str(ROOT / 'tests/fixtures'), str(ROOT / 'devstack')]
 pytest.register_assert_rewrite('backend_contract')
 
 # How long an example takes is the machine's doing.

@@ -142,6 +142,7 @@ def host_context(
         'host_run': str(host.run),
         'host_server_prefix': host.server_prefix,
         'host_socket': str(host.socket),
+        'host_transport': host.sends_by,
         'compute_driver': COMPUTE_DRIVER,
         'privsep_helper': helper,
     }

@@ -33,7 +33,7 @@ def _group(process: processes.Process) -> int:
     name = process.service
     if name.startswith('nova-compute-'):
         return services.COMPUTE
-    if name.startswith(('dockerd-', 'sshd-')):
+    if name.startswith(('dockerd-', 'sshd-', 'receive-')):
         return services.ENGINE
     if name.startswith(CONTROL_SERVICES):
         return services.CONTROL

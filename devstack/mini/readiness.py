@@ -56,9 +56,10 @@ def probe(cloud: settings.Cloud, service: str) -> Callable[[], bool]:
     if service.startswith('dockerd-compute'):
         host = cloud.host(int(service.removeprefix('dockerd-compute')))
         return lambda: engine_answers(host)
-    if service.startswith('sshd-compute'):
-        address = cloud.host(int(service.removeprefix('sshd-compute'))).address
-        return lambda: accepts_tcp(cloud.port('sshd'), address)
+    kind, _, number = service.partition('-compute')
+    if kind in ('sshd', 'receive'):
+        address = cloud.host(int(number)).address
+        return lambda: accepts_tcp(cloud.port(kind), address)
     if service in ('rabbitmq', 'memcached', 'nova-serialproxy'):
         return lambda: accepts_tcp(cloud.port(service))
     if service == 'cinder-api':

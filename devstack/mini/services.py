@@ -7,6 +7,7 @@ import os
 import pathlib
 import shlex
 
+from mini import certificates
 from mini import config
 from mini import processes
 from mini import settings
@@ -284,6 +285,24 @@ def ssh_server(cloud: settings.Cloud, host: settings.Host) -> Service:
     )
 
 
+def receiver(cloud: settings.Cloud, host: settings.Host) -> Service:
+    """Return what takes servers by TLS on one compute host."""
+    folder = certificates.folder(cloud)
+    return Service(
+        f'receive-{host.name}',
+        (
+            f'{cloud.venv}/bin/nova-vcloud-receive',
+            *('--spool', f'{host.folder}/nova/vcloud-moves'),
+            *('--listen', f'{host.address}:{cloud.port("receive")}'),
+            *('--cert', f'{folder}/{host.address}.pem'),
+            *('--key', f'{folder}/{host.address}.key'),
+            *('--ca', f'{folder}/ca.pem'),
+        ),
+        ENGINE,
+        runs_our_code=True,
+    )
+
+
 def catalog(cloud: settings.Cloud, secret: dict[str, str]) -> list[Service]:
     """Return all services of the cloud."""
     neutron = ['neutron/neutron.conf', 'neutron/ml2_conf.ini']
@@ -298,6 +317,7 @@ def catalog(cloud: settings.Cloud, secret: dict[str, str]) -> list[Service]:
     for host in cloud.hosts:
         found.append(engine(cloud, host))
         found.append(ssh_server(cloud, host))
+        found.append(receiver(cloud, host))
         found.append(compute(cloud, host.name))
     return found
 

@@ -23,6 +23,8 @@ LAN_GATEWAY_V4 = '10.77.0.1'
 LAN_GATEWAY_V6 = 'fd00:77::1'
 # ECU of a core, of one host after the other.
 ECU_PER_CORE = (4.0, 2.5)
+# By which servers leave, of one host after the other.
+TRANSPORTS = ('tls', 'ssh')
 
 # Offsets from the first port of the block; all listen on 127.0.0.1 only.
 PORT_OFFSETS = {
@@ -44,6 +46,7 @@ PORT_OFFSETS = {
     'docker-registry': 15,
     # On the address of each host.
     'sshd': 16,
+    'receive': 17,
 }
 
 
@@ -92,6 +95,11 @@ class Host:
     def address(self) -> str:
         """Return the address by which other hosts reach this one."""
         return f'127.0.1.{self.index}'
+
+    @property
+    def sends_by(self) -> str:
+        """Return the way by which servers leave: each is used by a host."""
+        return TRANSPORTS[self.index % len(TRANSPORTS)]
 
     @property
     def cgroup(self) -> str:

@@ -7,6 +7,7 @@ import os
 
 from openstack import connection
 
+from mini import certificates
 from mini import config
 from mini import database
 from mini import engines
@@ -158,6 +159,7 @@ class Ascent:
             steps.Step('network namespaces', lambda: network.up(cloud)),
             steps.Step('operator key', lambda: seed.operator_key(cloud)),
             steps.Step('ssh keys', lambda: sshd.prepare(cloud)),
+            steps.Step('certificates', lambda: certificates.prepare(cloud)),
             steps.Step('supervisord', self.declare),
             steps.Step('mariadb', self.mariadb, ('supervisord',)),
             steps.Step('rabbitmq', self.service('rabbitmq'), ('supervisord',)),
@@ -288,15 +290,18 @@ class Ascent:
             engine = f'dockerd-{host.name}'
             after = ('network namespaces', 'supervisord')
             found.append(steps.Step(engine, self.engine(host), after))
-            ssh = f'sshd-{host.name}'
-            found.append(
-                steps.Step(ssh, self.service(ssh), ('supervisord', 'ssh keys'))
-            )
+            ways = {
+                f'sshd-{host.name}': 'ssh keys',
+                f'receive-{host.name}': 'certificates',
+            }
+            for way, keys in ways.items():
+                needed = ('supervisord', keys)
+                found.append(steps.Step(way, self.service(way), needed))
             found.append(
                 steps.Step(
                     f'nova-compute-{host.name}',
                     self.service(f'nova-compute-{host.name}'),
-                    (engine, ssh, *control),
+                    (engine, *ways, *control),
                 )
             )
         computes = (f'nova-compute-{host.name}' for host in self._cloud.hosts)

@@ -6,17 +6,14 @@ import dataclasses
 import os
 import pathlib
 import subprocess
-import sys
 
+import desk as desk_module
 import pytest
 
+from mini import settings
+from mini import supervision
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / 'devstack'), str(ROOT / 'tests/fixtures')]
-
-import desk as desk_module  # noqa: E402 - found by the line above
-
-from mini import settings  # noqa: E402
-from mini import supervision  # noqa: E402
 
 
 @pytest.fixture(scope='session')

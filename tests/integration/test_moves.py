@@ -11,6 +11,8 @@ from desk import until
 from openstack import exceptions
 import pytest
 
+from mini import settings
+
 #: Steps of a move at which nova-compute dies: (where, step).
 AT_SOURCE = ('announced', 'copied', 'stopped', 'sent', 'park', 'left')
 AT_DEST = ('base', 'disks', 'namespace', 'create', 'join', 'limits',
@@ -74,15 +76,33 @@ def spools(desk: Desk) -> list[str]:
             for path in (host.folder / 'nova/vcloud-moves').iterdir()]
 
 
+def sides(desk: Desk, server) -> tuple[settings.Host, settings.Host]:
+    """Return where a server is, and where it would go."""
+    source = desk.host_of(server)
+    other, = (h for h in desk.cloud.hosts if h.name != source.name)
+    return source, other
+
+
+def receivers(source: settings.Host, dest: settings.Host) -> tuple[str, str]:
+    """Return what takes servers from one host, and what does not."""
+    names = [f'sshd-{dest.name}', f'receive-{dest.name}']
+    if source.sends_by == 'tls':
+        names.reverse()
+    return names[0], names[1]
+
+
+@pytest.mark.parametrize('index', [0, 1])
 @pytest.mark.matrix('operation.resize', 'operation.get-host-ip')
-def test_a_migrated_server_has_all_it_had(desk: Desk):
-    server = desk.boot('mover')
+def test_a_migrated_server_has_all_it_had(desk: Desk, index):
+    """By ssh from one of the hosts, by TLS from the other."""
+    server = desk.boot('mover', host=desk.cloud.hosts[index].name)
     fill(desk, server)
-    before, source = look(desk, server), desk.host_of(server).name
-    console = desk.console(server)
-    migrate(desk, server)
-    dest = desk.host_of(server).name
-    assert dest != source
+    before, console = look(desk, server), desk.console(server)
+    hosts = sides(desk, server)
+    with desk.stopped(receivers(*hosts)[1]):
+        migrate(desk, server)
+    source, dest = (host.name for host in hosts)
+    assert desk.host_of(server).name == dest
     assert look(desk, server) == before
     desk.answers(server)
     assert desk.console(server).startswith(console)
@@ -131,9 +151,7 @@ def test_a_stopped_server_moves_and_stays_stopped(desk: Desk):
 def test_a_live_migration_is_refused(desk: Desk):
     """Nova tells that no host would; the host's log says why."""
     server = desk.boot('lively')
-    before = desk.container(server)
-    other, = (h for h in desk.cloud.hosts
-              if h.name != desk.host_of(server).name)
+    before, (_, other) = desk.container(server), sides(desk, server)
     mark = desk.log_mark(other)
     with pytest.raises(exceptions.BadRequestException,
                        match='No valid host was found'):
@@ -145,13 +163,13 @@ def test_a_live_migration_is_refused(desk: Desk):
     assert desk.container(server)['State'] == before['State']
 
 
-def test_a_host_that_cannot_be_reached_keeps_the_server(desk: Desk):
-    server = desk.boot('anchored')
+@pytest.mark.parametrize('index', [0, 1])
+def test_a_host_that_cannot_be_reached_keeps_the_server(desk: Desk, index):
+    server = desk.boot('anchored', host=desk.cloud.hosts[index].name)
     fill(desk, server)
-    before, source = look(desk, server), desk.host_of(server)
+    before, (source, dest) = look(desk, server), sides(desk, server)
     started = desk.container(server)['State']['StartedAt']
-    other, = (h.name for h in desk.cloud.hosts if h.name != source.name)
-    with desk.stopped(f'sshd-{other}'):
+    with desk.stopped(receivers(source, dest)[0]):
         # A connection that was kept would do; it ends with its process.
         service = f'nova-compute-{source.name}'
         desk.wait_restarted(service, desk.kill(service))
@@ -243,9 +261,12 @@ def flavor(desk: Desk):
         yield name
 
 
+@pytest.mark.parametrize('index', crashes.some((0, 1), 1))
 @pytest.mark.parametrize('step', crashes.some(AT_SOURCE, 2))
-def test_nova_compute_dies_where_the_server_leaves(desk: Desk, flavor, step):
-    server = desk.boot('leaver', flavor=flavor)
+def test_nova_compute_dies_where_the_server_leaves(desk: Desk, flavor, step,
+                                                   index):
+    server = desk.boot('leaver', flavor=flavor,
+                       host=desk.cloud.hosts[index].name)
     fill(desk, server)
     before, source = look(desk, server), desk.host_of(server)
     with death_at(desk, source, step):
@@ -255,13 +276,14 @@ def test_nova_compute_dies_where_the_server_leaves(desk: Desk, flavor, step):
     whole(desk, server, before)
 
 
+@pytest.mark.parametrize('index', crashes.some((0, 1), 1))
 @pytest.mark.parametrize('step', crashes.some(AT_DEST, 3))
-def test_nova_compute_dies_where_the_server_arrives(desk: Desk, flavor,
-                                                    step):
-    server = desk.boot('arriver', flavor=flavor)
+def test_nova_compute_dies_where_the_server_arrives(desk: Desk, flavor, step,
+                                                    index):
+    server = desk.boot('arriver', flavor=flavor,
+                       host=desk.cloud.hosts[index].name)
     fill(desk, server)
-    before, source = look(desk, server), desk.host_of(server)
-    dest, = (h for h in desk.cloud.hosts if h.name != source.name)
+    before, (_, dest) = look(desk, server), sides(desk, server)
     with death_at(desk, dest, step):
         desk.compute.migrate_server(server)
     assert settle(desk, server) == 'ACTIVE'
@@ -299,8 +321,7 @@ def test_the_engine_dies_where_the_server_leaves(desk: Desk):
 def test_the_engine_dies_where_the_server_arrives(desk: Desk):
     server = desk.boot('arriver')
     fill(desk, server)
-    before, source = look(desk, server), desk.host_of(server)
-    dest, = (h for h in desk.cloud.hosts if h.name != source.name)
+    before, (_, dest) = look(desk, server), sides(desk, server)
     with engine_death_at(desk, dest, 'unpacked'):
         desk.compute.migrate_server(server)
     assert settle(desk, server) == 'ACTIVE'

@@ -14,6 +14,7 @@ import pytest
 import sshd
 import tlsd
 
+from mini import certificates
 from nova_vcloud import exception
 from nova_vcloud.virt_docker import channels
 from nova_vcloud.virt_docker import transport
@@ -172,9 +173,10 @@ def test_a_certificate_of_someone_else(way, spool, tmp_path, case):
     """Neither end talks to one that its own authority has not signed."""
     other = tmp_path / 'other'
     other.mkdir()
-    ca = tlsd.authority(other)
+    ca = certificates.authority(other)
     if case == 'client':
-        cert, key = tlsd.certificate(ca, other)
+        cert, key = certificates.certificate(
+            ca, other, sshd.ADDRESS)
         wrong, host = dataclasses.replace(
             way, cert=str(cert), key=str(key)), sshd.ADDRESS
     elif case == 'server':

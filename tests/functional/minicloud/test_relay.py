@@ -15,10 +15,7 @@ import uuid
 
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parents[3]
-sys.path.insert(0, str(ROOT / 'devstack'))
-
-from mini import relay  # noqa: E402 - found by the line above
+from mini import relay
 
 BODY = b'x' * 3_000_000
 FETCH = '''

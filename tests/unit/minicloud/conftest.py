@@ -1,19 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Make the mini cloud's modules importable, and give a cloud of paths."""
-
-import pathlib
-import sys
+"""A cloud of paths, of which nothing runs."""
 
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parents[3]
-sys.path.insert(0, str(ROOT / 'devstack'))
+from mini import settings
 
 
 @pytest.fixture
 def cloud(tmp_path):
-    from mini import settings
-
     return settings.Cloud(
         home=tmp_path / 'home',
         cache=tmp_path / 'cache',

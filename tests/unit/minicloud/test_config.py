@@ -75,6 +75,13 @@ def test_compute_hosts_share_nothing_that_must_be_their_own(cloud, secret):
         assert one[section][option] != two[section][option], option
 
 
+def test_servers_leave_each_host_by_another_way(cloud, secret):
+    files = by_name(cloud, secret)
+    used = {ini(files[f'etc/nova/{host.name}.conf'].text)[
+        'vcloud_migration']['transport'] for host in cloud.hosts}
+    assert used == {'ssh', 'tls'}
+
+
 def test_engine_runtime_and_driver_agree_on_the_links(cloud, secret):
     files = by_name(cloud, secret)
     for host in cloud.hosts:

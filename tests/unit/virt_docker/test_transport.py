@@ -7,8 +7,8 @@ import time
 
 from oslo_config import cfg
 import pytest
-import tlsd
 
+from mini import certificates
 from nova_vcloud import exception
 from nova_vcloud import spool as spools
 from nova_vcloud.conf import migration
@@ -196,8 +196,8 @@ def test_what_cannot_be_read_here_has_no_name_there(hosts, receiver, spool):
 
 @pytest.mark.parametrize('missing', ['cert', 'key', 'ca'])
 def test_certificates_that_are_not_there(tmp_path, missing):
-    ca = tlsd.authority(tmp_path)
-    cert, key = tlsd.certificate(ca, tmp_path)
+    ca = certificates.authority(tmp_path)
+    cert, key = certificates.certificate(ca, tmp_path, HOST)
     files = {'cert': str(cert), 'key': str(key), 'ca': str(ca)}
     channels.Tls(1, **files).check()
     for wrong in ('', '/no/such.pem'):
