@@ -2,12 +2,14 @@
 """The mini cloud, brought up once, and searched for leaks after each test."""
 
 from collections.abc import Iterator
+import contextlib
 import dataclasses
 import os
 import pathlib
 import subprocess
 
 import desk as desk_module
+from openstack import exceptions
 import pytest
 
 from mini import settings
@@ -54,3 +56,27 @@ def no_leaks(desk: desk_module.Desk) -> Iterator[None]:
         desk_module.until(clean, 10, 'everything as before')
     except AssertionError:
         pytest.fail(f'left behind: {leaked}')
+
+
+def _answers(desk: desk_module.Desk) -> bool:
+    try:
+        return bool(desk.compute.find_flavor('c1.tiny'))
+    except exceptions.SDKException:
+        return False
+
+
+@pytest.fixture
+def kept_for_an_hour(desk: desk_module.Desk) -> Iterator[None]:
+    """Have an API that lets nothing go at once."""
+    config = desk.cloud.etc / 'nova' / 'nova.conf'
+    before = config.read_text()
+
+    def serve(text: str) -> None:
+        with desk.stopped('nova-api'):
+            config.write_text(text)
+        desk_module.until(lambda: _answers(desk), 60, 'the API is back')
+
+    with contextlib.ExitStack() as cleanup:
+        cleanup.callback(serve, before)
+        serve(f'{before}\n[DEFAULT]\nreclaim_instance_interval = 3600\n')
+        yield

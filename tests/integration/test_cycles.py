@@ -16,7 +16,7 @@ from openstack import exceptions
 import power
 import pytest
 
-CYCLES = int(os.environ.get('NOVA_VCLOUD_CYCLES', '12'))
+CYCLES = int(os.environ.get('NOVA_VCLOUD_CYCLES', '13'))
 SERVERS = 3
 #: Of one size of disk: no disk may shrink.
 FLAVORS = ('c1.small', 'test.cycle')
@@ -37,6 +37,11 @@ class Cycles:
         self.compute.stop_server(server)
         self.desk.wait(server, 'SHUTOFF')
         self.compute.start_server(server)
+
+    def delete(self, server) -> None:
+        self.compute.delete_server(server)
+        self.desk.wait(server, 'SOFT_DELETED')
+        self.compute.restore_server(server)
 
     def pause(self, server) -> None:
         self.compute.pause_server(server)
@@ -106,10 +111,10 @@ class Cycles:
     def any(self) -> Iterator[Callable]:
         """Return operations without end."""
         while True:
-            deck = [self.reboot, self.stop, self.pause, self.snapshot,
-                    self.backup, self.rebuild, self.rescue, self.shelve,
-                    self.migrate, self.resize, self.live_migrate,
-                    self.evacuate]
+            deck = [self.reboot, self.stop, self.pause, self.delete,
+                    self.snapshot, self.backup, self.rebuild, self.rescue,
+                    self.shelve, self.migrate, self.resize,
+                    self.live_migrate, self.evacuate]
             random.shuffle(deck)
             yield from deck
 
@@ -142,7 +147,7 @@ def flavor(desk: Desk):
     desk.compute.delete_flavor(found)
 
 
-@pytest.mark.usefixtures('flavor')
+@pytest.mark.usefixtures('flavor', 'kept_for_an_hour')
 def test_operations_in_any_order(desk: Desk):
     seed = int(os.environ.get('NOVA_VCLOUD_SEED', random.randrange(10**6)))
     print(f'NOVA_VCLOUD_SEED={seed}')

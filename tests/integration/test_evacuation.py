@@ -25,6 +25,34 @@ def marked(desk: Desk, server):
         yield
 
 
+@pytest.fixture
+def flavor(desk: Desk):
+    """One with an ephemeral disk."""
+    with desk.flavor('refugee.disk', ephemeral=1) as name:
+        yield name
+        desk.delete(*desk.compute.servers(flavor=name))
+
+
+@pytest.mark.matrix('operation.evacuate')
+def test_an_ephemeral_disk_of_a_lost_host_is_made_anew(desk: Desk, flavor):
+    gone, other = desk.cloud.hosts
+    server = desk.boot('refugee-disk', host=gone.name, flavor=flavor)
+    desk.inside(server, 'echo lost >/volumes/vdb/note; sync')
+    old = desk.disks(server)
+    with power.lost(desk, gone):
+        power.evacuate(desk, server)
+        power.wait_evacuated(desk, server, gone)
+        desk.answers(server)
+        found = desk.inside(
+            server, 'grep -c vdb /proc/mounts; ls /volumes/vdb')
+        assert found.startswith('1\n')
+        assert 'note' not in found
+        desk.inside(server, 'echo new >/volumes/vdb/note')
+    until(lambda: not old & desk.disks(server), 30, 'the old disk is gone')
+    assert desk.inside(server, 'cat /volumes/vdb/note').strip() == 'new'
+    assert desk.host_of(server) == other
+
+
 @pytest.mark.matrix('operation.evacuate')
 def test_servers_of_a_lost_host_come_up_elsewhere(desk: Desk):
     gone, other = desk.cloud.hosts

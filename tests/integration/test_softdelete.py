@@ -4,36 +4,9 @@
 It is stopped meanwhile, as a virtual machine is.
 """
 
-import contextlib
-
 from desk import Desk
 from desk import until
-from openstack import exceptions
 import pytest
-
-
-def answers(desk: Desk) -> bool:
-    try:
-        return bool(desk.compute.find_flavor('c1.tiny'))
-    except exceptions.SDKException:
-        return False
-
-
-@pytest.fixture
-def kept_for_an_hour(desk: Desk):
-    """Have an API that lets nothing go at once."""
-    config = desk.cloud.etc / 'nova' / 'nova.conf'
-    before = config.read_text()
-
-    def serve(text: str) -> None:
-        with desk.stopped('nova-api'):
-            config.write_text(text)
-        until(lambda: answers(desk), 60, 'the API is back')
-
-    with contextlib.ExitStack() as cleanup:
-        cleanup.callback(serve, before)
-        serve(f'{before}\n[DEFAULT]\nreclaim_instance_interval = 3600\n')
-        yield
 
 
 @pytest.mark.usefixtures('kept_for_an_hour')
