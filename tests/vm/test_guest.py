@@ -21,6 +21,7 @@ INSIDE = {
     'vm/inside/test_systemd.py': (),
     'functional/driver/test_freezer.py': (),
     'functional/qos/test_backends.py': ('TestCgroupHere', 'TestTc'),
+    'functional/vif/test_network.py': ('test_vlan',),
     # What differs there: OOM kills, and containers that outlive the engine.
     'functional/vif/test_containers.py': (
         'test_out_of_memory', 'test_dockerd_killed_and_restarted'),

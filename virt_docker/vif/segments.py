@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+import contextlib
 import errno
 import socket
 from typing import Any
@@ -12,6 +13,7 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from nova_vcloud import exception
+from nova_vcloud import netns
 
 
 class WiringError(exception.NovaVcloudException):
@@ -34,13 +36,14 @@ def kind(found: Any) -> str | None:
     return info.get('kind') if info else None
 
 
-def bridge(fabric: IPRoute, nic: Mapping[str, Any],
+def bridge(name: str, fabric: IPRoute, nic: Mapping[str, Any],
            uplinks: Mapping[str, str]) -> int:
     """Return the index of the bridge of a NIC's segment.
 
     A flat network's bridge is the operator's; that of a VLAN is made on
     first use, with the tagged interface of the physical network in it.
 
+    :param name: of the namespace that ``fabric`` is a socket of
     :raises WiringError: it does not exist or cannot be made
     """
     if nic['vlan'] is None:
@@ -51,14 +54,14 @@ def bridge(fabric: IPRoute, nic: Mapping[str, Any],
                 f'{socket.gethostname()}; create it, or correct '
                 '[ml2_vcloud] bridge_mappings of Neutron')
         return int(found['index'])
-    return _vlan_bridge(fabric, nic, uplinks)
+    return _vlan_bridge(name, fabric, nic, uplinks)
 
 
-def _vlan_bridge(fabric: IPRoute, nic: Mapping[str, Any],
+def _vlan_bridge(name: str, fabric: IPRoute, nic: Mapping[str, Any],
                  uplinks: Mapping[str, str]) -> int:
     vlan, physical_network = nic['vlan'], nic['physical_network']
-    name = uplinks.get(physical_network)
-    uplink = link(fabric, ifname=name) if name else None
+    wire = uplinks.get(physical_network)
+    uplink = link(fabric, ifname=wire) if wire else None
     if uplink is None:
         raise WiringError(
             f'VLAN {vlan} of physical network {physical_network} has no '
@@ -69,11 +72,27 @@ def _vlan_bridge(fabric: IPRoute, nic: Mapping[str, Any],
                      link=uplink['index'], vlan_id=vlan)
     made = _ensure(fabric, f'vb{uplink["index"]}.{vlan}', kind='bridge')
     if tagged.get('master') != made['index']:
+        for each in (tagged, made):
+            _disable_ipv6(name, each.get('ifname'))
+        fabric.link('set', index=made['index'], state='up',
+                    ifalias=f'nova-vcloud: VLAN {vlan} on {wire}')
+        # Last: what was cut short before is done again.
         fabric.link('set', index=tagged['index'], master=made['index'],
                     state='up')
-        fabric.link('set', index=made['index'], state='up',
-                    ifalias=f'nova-vcloud: VLAN {vlan} on {name}')
     return int(made['index'])
+
+
+@netns.own_thread
+def _disable_ipv6(name: str, ifname: str) -> None:
+    """Keep the host out of a network that is its servers'.
+
+    They would reach it by its link-local address, and their router
+    advertisements would give it addresses and routes.
+    """
+    netns.enter(name)
+    path = f'/proc/sys/net/ipv6/conf/{ifname}/disable_ipv6'
+    with contextlib.suppress(FileNotFoundError), open(path, 'wb') as sysctl:
+        sysctl.write(b'1')  # a kernel without IPv6 has no such file
 
 
 def _ensure(fabric: IPRoute, name: str, **attributes: Any) -> Any:

@@ -84,7 +84,7 @@ def plug(fabric: str, name: str, owner: str, nics: Iterable[NicValues],
             changed = []
             with contextlib.ExitStack() as taps:
                 for nic in nics:
-                    bridge = segments.bridge(outer, nic, uplinks)
+                    bridge = segments.bridge(fabric, outer, nic, uplinks)
                     if server.plug(nic, name, bridge, up, taps):
                         changed.append(nic)
                 taps.pop_all()

@@ -362,6 +362,9 @@ def test_vlan(lan, server, links_path):
         if has_vlans:
             network.plug(server, (nic,))
             assert 'VLAN 101 on uplink0' in lan.ip('-d', 'link')
+            used = [each for each in json.loads(lan.ip('-j', 'addr'))
+                    if each['ifname'].endswith('.101')]
+            assert [each['addr_info'] for each in used] == [[], []]
         else:
             with pytest.raises(exception.VirtualInterfacePlugException,
                                match='8021q'):
