@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from collections.abc import Mapping
 import contextlib
-import fcntl
 import os
 import pathlib
 import re
@@ -21,6 +20,7 @@ from typing import Any
 
 from nova_vcloud import exception
 from nova_vcloud import privsep
+from nova_vcloud.qos import loopdevice
 from nova_vcloud.qos import rootfs
 
 DRIVER = 'overlay2'
@@ -34,7 +34,6 @@ KERNEL = (5, 14)
 _UNFINISHED = '.new'
 #: Bytes of one to try; mkfs.xfs makes none below 300 MiB.
 _PROBE = 320 << 20
-_LOOP_SET_DIRECT_IO = 0x4c08  # linux/loop.h
 #: What an engine has in the directory of a layer and cannot start without.
 _WRITTEN = ('diff', 'work')
 
@@ -314,15 +313,12 @@ def attach(path: str, place: str, whole: bool) -> None:
     Each program costs some milliseconds of the start of a server.
     """
     # Space that a server gives back, the store has again.
-    options = 'loop,nodiscard' if whole else 'loop,discard'
-    rootfs.tool('mount', '--types', 'xfs', '--options', options, path, place)
-    number = os.stat(place).st_dev
-    name = os.path.basename(os.path.realpath(
-        f'/sys/dev/block/{os.major(number)}:{os.minor(number)}'))
-    with open(f'/dev/{name}', 'rb') as device:
-        # Pages are not cached twice, and requests are as the server makes
-        # them, which its limits count.
-        fcntl.ioctl(device, _LOOP_SET_DIRECT_IO, 1)
+    options = 'nodiscard' if whole else 'discard'
+    # Pages are not cached twice, and requests are as the server makes them,
+    # which its limits count.
+    with loopdevice.attached(path) as device:
+        rootfs.tool('mount', '--types', 'xfs', '--options', options, device,
+                    place)
 
 
 def _devices(path: str) -> list[str]:
