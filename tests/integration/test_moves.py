@@ -308,21 +308,12 @@ def engine_death_at(desk: Desk, host, step: str):
 
 # Each step of both hosts: tests/functional/driver/test_moves.py.
 
-def test_the_engine_dies_where_the_server_leaves(desk: Desk):
-    server = desk.boot('leaver')
+@pytest.mark.parametrize(('side', 'step'), [(0, 'stopped'), (1, 'unpacked')])
+def test_the_engine_dies_where_it_leaves_or_arrives(desk: Desk, side, step):
+    server = desk.boot('mover')
     fill(desk, server)
-    before, source = look(desk, server), desk.host_of(server)
-    with engine_death_at(desk, source, 'stopped'):
-        desk.compute.migrate_server(server)
-    assert settle(desk, server) == 'ACTIVE'
-    whole(desk, server, before)
-
-
-def test_the_engine_dies_where_the_server_arrives(desk: Desk):
-    server = desk.boot('arriver')
-    fill(desk, server)
-    before, (_, dest) = look(desk, server), sides(desk, server)
-    with engine_death_at(desk, dest, 'unpacked'):
+    before = look(desk, server)
+    with engine_death_at(desk, sides(desk, server)[side], step):
         desk.compute.migrate_server(server)
     assert settle(desk, server) == 'ACTIVE'
     whole(desk, server, before)
