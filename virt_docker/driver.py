@@ -272,7 +272,7 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs,
         self._moves.make_spool()
         # Nova notes there who shares its images, before it asks to remove.
         fileutils.ensure_tree(CONF.instances_path)
-        self._check_disk_place(CONF.instances_path)
+        self._check_disk_place(CONF.instances_path, host)
         self._events.start()
         self._watch.start()
 

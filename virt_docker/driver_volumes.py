@@ -16,6 +16,7 @@ from nova import context as nova_context
 from nova import exception as nova_exception
 from nova import objects
 from nova.virt import driver
+from nova.virt import storage_users
 from oslo_log import log
 
 from nova_vcloud import exception
@@ -39,6 +40,11 @@ def mapping(block_device_info: Any) -> list[Any]:
     return [volume for volume in
             driver.block_device_info_get_mapping(block_device_info)
             if volume.get('connection_info')]
+
+
+def _others(folder: str, host: str) -> list[str]:
+    """Return the hosts that use a directory, but for this one."""
+    return sorted({*storage_users.get_storage_users(folder)} - {host})
 
 
 def check_root(instance: objects.Instance, block_device_info: Any) -> None:
@@ -161,8 +167,25 @@ class VolumeVerbs(driver_base.Part):
         return [*mapping(block_device_info), *(
             self._ephemerals.volume(instance.uuid, disk) for disk in found)]
 
-    def _check_disk_place(self, folder: str) -> None:
-        """Tell of ephemeral disks that the host's figures do not show."""
+    def _check_disk_place(self, folder: str, host: str) -> None:
+        """See that ephemeral disks are this host's alone.
+
+        Tell of ones that its figures do not show.
+
+        :raises HostNotReady: other hosts have theirs there, too
+        """
+        others = _others(folder, host)
+        if not others:  # one that is refused is not in the way of another
+            storage_users.register_storage_use(folder, host)
+            others = _others(folder, host)
+        if others:
+            raise exception.HostNotReady(
+                f'[DEFAULT] instances_path ({folder}) is also that of '
+                f'{", ".join(others)}. A host that a server has left '
+                'would remove its ephemeral disks: set instances_path to a '
+                'directory of this host alone. A host that is no more, or '
+                'has another path by now, is forgotten after a day, or once '
+                f'it is taken out of {folder}/compute_nodes.')
         store = self._host.facts.root
         mounts = pathlib.Path('/proc/self/mountinfo').read_text()
         # Not by numbers, which two directories of one btrfs may differ in.

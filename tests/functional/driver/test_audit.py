@@ -10,6 +10,7 @@ import nova.conf
 from oslo_utils import uuidutils
 import pytest
 
+from nova_vcloud import exception
 from nova_vcloud.virt_docker import spec
 
 objects.register_all()
@@ -71,6 +72,16 @@ def test_one_engine_call_however_many_servers(driver, dockerd):
     finally:
         for container in dockerd.containers():
             dockerd.engine.remove(container)
+
+
+def test_two_hosts_do_not_share_their_disks_place(driver):
+    """One that a server has left would remove what is the other's by now."""
+    another = docker_driver.DockerDriver(None)
+    with pytest.raises(exception.HostNotReady,
+                       match=f'instances_path .*is also that of {NODE}'):
+        another.init_host('elsewhere')
+    # Which is not in the way of the one that was there.
+    driver._check_disk_place(nova.conf.CONF.instances_path, NODE)
 
 
 def test_containers_of_other_hosts_are_not_seen(driver, dockerd):
