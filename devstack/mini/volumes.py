@@ -43,7 +43,7 @@ def mount_share(cloud: settings.Cloud) -> None:
 
 
 def ready(cloud: settings.Cloud, control: supervision.Supervision) -> None:
-    """Wait until Cinder's services say that they are up.
+    """Wait until Cinder's services say that they are up, and have a backend.
 
     :raises MinicloudError: with the log of one that does not.
     """
@@ -51,6 +51,9 @@ def ready(cloud: settings.Cloud, control: supervision.Supervision) -> None:
         readiness.await_with_log(
             cloud, control, name, functools.partial(_reports, cloud, name)
         )
+    readiness.await_with_log(
+        cloud, control, DAEMONS[0], lambda: _has_backend(cloud)
+    )
 
 
 def _reports(cloud: settings.Cloud, name: str) -> bool:
@@ -59,3 +62,8 @@ def _reports(cloud: settings.Cloud, name: str) -> bool:
         service.binary == name and service.state == 'up'
         for service in api.services()
     )
+
+
+def _has_backend(cloud: settings.Cloud) -> bool:
+    """Tell whether the scheduler knows where volumes can be made."""
+    return any(identity.connect(cloud).block_storage.backend_pools())

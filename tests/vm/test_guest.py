@@ -19,6 +19,7 @@ INSIDE = {
     'vm/inside/test_reload.py': (),
     'vm/inside/test_disks.py': (),
     'vm/inside/test_systemd.py': (),
+    'vm/inside/test_receive.py': (),
     'functional/driver/test_freezer.py': (),
     'functional/qos/test_backends.py': ('TestCgroupHere', 'TestTc'),
     'functional/vif/test_network.py': ('test_vlan',),
