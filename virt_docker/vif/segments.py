@@ -15,6 +15,8 @@ from pyroute2.netlink.exceptions import NetlinkError
 from nova_vcloud import exception
 from nova_vcloud import netns
 
+IFF_UP = 1  # linux/if.h
+
 
 class WiringError(exception.NovaVcloudException):
     """A NIC cannot be connected on this host; says what to look at."""
@@ -67,6 +69,10 @@ def _vlan_bridge(name: str, fabric: IPRoute, nic: Mapping[str, Any],
             f'VLAN {vlan} of physical network {physical_network} has no '
             f'interface on host {socket.gethostname()}; see '
             '[vcloud_net] uplinks')
+    if not uplink['flags'] & IFF_UP:
+        raise WiringError(
+            f'interface {wire} of physical network {physical_network} is '
+            f'down on host {socket.gethostname()} (ip link set {wire} up)')
     # By index: 'bridge.vlan' may be longer than a name can be.
     tagged = _ensure(fabric, f'vc{uplink["index"]}.{vlan}', kind='vlan',
                      link=uplink['index'], vlan_id=vlan)

@@ -32,7 +32,6 @@ from nova_vcloud.virt_docker.vif.segments import WiringError
 
 LOG = log.getLogger(__name__)
 
-IFF_UP = 1
 LOOPBACK = 1  # index of lo, in every namespace
 FORWARDING = 3  # of a bridge port: linux/if_bridge.h
 # What a server that stops or goes at that moment leads to.
@@ -148,7 +147,7 @@ def set_carrier(fabric: str, name: str, owner: str, up: bool) -> None:
     with errors(), netns.netlink(name) as inner, \
             netns.netlink(fabric) as outer:
         for peer, tap in pairs(inner, outer, owner):
-            if bool(tap['flags'] & IFF_UP) != up:
+            if bool(tap['flags'] & segments.IFF_UP) != up:
                 outer.link('set', index=tap['index'],
                            state='up' if up else 'down')
                 changed.append({
@@ -281,7 +280,7 @@ class ServerLinks:
             undo.callback(delete, self._outer, tap['index'])
         peer = self._links.get(tap.get('link')) or {'index': tap.get('link')}
         moved = Interface(self._inner, peer).converge(nic, made)
-        was_up = bool(tap['flags'] & IFF_UP)
+        was_up = bool(tap['flags'] & segments.IFF_UP)
         self._converge_tap(tap, {
             'mtu': nic['mtu'], 'master': bridge,
             'ifalias': f'{self._owner}:{nic["port_id"]}'},
@@ -341,7 +340,7 @@ class ServerLinks:
                       state: bool) -> None:
         change = {key: value for key, value in wanted.items()
                   if tap.get(key) != value}
-        if bool(tap['flags'] & IFF_UP) != state:
+        if bool(tap['flags'] & segments.IFF_UP) != state:
             change['state'] = 'up' if state else 'down'
         if change:
             self._outer.link('set', index=tap['index'], **change)

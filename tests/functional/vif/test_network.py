@@ -348,30 +348,51 @@ def test_vlan_without_uplink_is_refused(lan, server):
     assert not lan.network.namespaces()
 
 
-def test_vlan(lan, server, links_path):
-    """Either the kernel knows VLANs, or it is said that it does not."""
-    network = lan_fixture.Network(str(links_path), lan.name, lan.prefix,
-                                  {'physnet1': 'uplink0'})
+@pytest.fixture
+def trunk(lan, links_path):
+    """What plugs servers of a host with an uplink; its bridges go, too."""
     lan.ip('link', 'add', 'uplink0', 'type', 'veth', 'peer', 'wire0')
+    lan.ip('link', 'set', 'uplink0', 'up')
+    yield lan_fixture.Network(str(links_path), lan.name, lan.prefix,
+                              {'physnet1': 'uplink0'})
+    for each in json.loads(lan.ip('-j', 'link')):
+        if each['ifname'].startswith('vb'):
+            lan.ip('link', 'del', each['ifname'])
+    lan.ip('link', 'del', 'uplink0')
+
+
+def test_vlan_of_an_uplink_that_is_down_is_refused(lan, server, trunk):
+    lan.ip('link', 'set', 'uplink0', 'down')
+    with pytest.raises(exception.VirtualInterfacePlugException,
+                       match='interface uplink0 of physical network physnet1 '
+                             'is down'):
+        trunk.plug(server, (lan.nic(vlan=101),))
+    assert not lan.network.namespaces()
+
+
+def test_vlan(lan, server, trunk):
+    """Either the kernel knows VLANs, or it is said that it does not."""
+    nic = lan.nic(vlan=101, addresses=('198.51.100.9/24',), routes=())
     has_vlans = subprocess.run(
-        ['ip', '-n', lan.name, 'link', 'add', 'link', 'uplink0', 'name',
-         'probe', 'type', 'vlan', 'id', '7'], check=False,
+        ['ip', '-n', lan.name, 'link', 'add', 'link', 'wire0', 'name',
+         'wire0.101', 'type', 'vlan', 'id', '101'], check=False,
         stderr=subprocess.DEVNULL).returncode == 0
-    nic = lan.nic(vlan=101)
-    try:
-        if has_vlans:
-            network.plug(server, (nic,))
-            assert 'VLAN 101 on uplink0' in lan.ip('-d', 'link')
-            used = [each for each in json.loads(lan.ip('-j', 'addr'))
-                    if each['ifname'].endswith('.101')]
-            assert [each['addr_info'] for each in used] == [[], []]
-        else:
-            with pytest.raises(exception.VirtualInterfacePlugException,
-                               match='8021q'):
-                network.plug(server, (nic,))
-            assert not lan.network.namespaces()
-    finally:
-        lan.ip('link', 'del', 'uplink0')
+    if not has_vlans:
+        with pytest.raises(exception.VirtualInterfacePlugException,
+                           match='8021q'):
+            trunk.plug(server, (nic,))
+        assert not lan.network.namespaces()
+        return
+    trunk.plug(server, (nic,))
+    assert 'VLAN 101 on uplink0' in lan.ip('-d', 'link')
+    bridge, = (each for each in json.loads(lan.ip('-j', 'addr'))
+               if each['ifname'].startswith('vb'))
+    assert bridge['addr_info'] == []  # the host is not in there
+    # The other end of the wire, with tags.
+    lan.ip('link', 'set', 'wire0', 'up')
+    lan.ip('addr', 'add', '198.51.100.1/24', 'dev', 'wire0.101')
+    lan.ip('link', 'set', 'wire0.101', 'up')
+    assert lan.pings_all(nic)
 
 
 # The state of the link

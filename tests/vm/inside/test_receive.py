@@ -48,7 +48,9 @@ def wait_answering(way: channels.Tls) -> None:
         if answers(way):
             return
         time.sleep(1)
-    pytest.fail(systemctl('status', UNIT.name))
+    pytest.fail(subprocess.run(
+        ['journalctl', '--no-pager', '--unit', UNIT.name],
+        capture_output=True, text=True, check=False).stdout)
 
 
 @pytest.fixture
@@ -67,7 +69,9 @@ def way():
         UNIT.parent.mkdir(exist_ok=True)
         UNIT.write_text(EXAMPLE.read_text()
                         .replace('192.0.2.11', sshd.ADDRESS)
-                        .replace('/usr/local/bin/', f'{sys.prefix}/bin/'))
+                        .replace('/usr/local/bin/nova-vcloud-receive',
+                                 f'{sys.executable} -m '
+                                 'nova_vcloud.cmd.receive'))
         systemctl('daemon-reload')
         systemctl('start', UNIT.name)
         found = channels.Tls(PORT, str(TLS / 'host.pem'),
