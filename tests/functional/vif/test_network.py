@@ -385,14 +385,16 @@ def test_vlan(lan, server, trunk):
         return
     trunk.plug(server, (nic,))
     assert 'VLAN 101 on uplink0' in lan.ip('-d', 'link')
-    bridge, = (each for each in json.loads(lan.ip('-j', 'addr'))
-               if each['ifname'].startswith('vb'))
-    assert bridge['addr_info'] == []  # the host is not in there
     # The other end of the wire, with tags.
     lan.ip('link', 'set', 'wire0', 'up')
     lan.ip('addr', 'add', '198.51.100.1/24', 'dev', 'wire0.101')
     lan.ip('link', 'set', 'wire0.101', 'up')
     assert lan.pings_all(nic)
+    # Its link-local address would be there once it has a carrier.
+    bridge, = (each for each in json.loads(lan.ip('-j', 'addr'))
+               if each['ifname'].startswith('vb'))
+    assert 'LOWER_UP' in bridge['flags']
+    assert bridge['addr_info'] == []  # the host is not in there
 
 
 # The state of the link
