@@ -5,7 +5,7 @@ SHELL := /bin/bash
 VENV := $(or $(MINICLOUD_CACHE),/var/cache/nova-vcloud)/venv
 .DEFAULT_GOAL := help
 LAYERS := $(addprefix test-,unit contract functional integration scheduler vm)
-.PHONY: help demo test lint $(LAYERS) tempest bench genconfig docs clean
+.PHONY: help demo test lint $(LAYERS) test-security tempest bench genconfig docs clean
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -22,6 +22,9 @@ lint:  ## Run the checks that run no code: ruff, mypy, shell, docs
 
 $(LAYERS):  ## One layer
 	tests/run $(@:test-%=%)
+
+test-security:  ## Attacks and fuzzers at length (15 min); NOVA_VCLOUD_SEED
+	NOVA_VCLOUD_SECURITY=long tests/run security
 
 tempest:  ## Run tempest's tests of compute and its scenarios that apply
 	devstack/minicloud up --with-cinder

@@ -21,6 +21,7 @@ LAYERS = {
     'integration': 'root: the mini cloud, brought up by the test',
     'scheduler': 'Nova\'s own services in one process, with made-up hosts',
     'vm': 'root: an emulated machine with systemd and cgroup v2',
+    'security': 'root: attacks of tenants, images and hosts, on real parts',
 }
 
 # `python -m pytest` puts the repository's root first on sys.path; there the
@@ -124,7 +125,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     if layer not in LAYERS:
         return
     item.add_marker(layer)
-    if layer in ('functional', 'integration', 'vm') and os.geteuid() != 0:
+    if LAYERS[layer].startswith('root: ') and os.geteuid() != 0:
         item.add_marker(pytest.mark.skip(reason='needs root'))
 
 

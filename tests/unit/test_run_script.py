@@ -63,7 +63,7 @@ def test_all_is_every_check_and_one_pytest_of_all_layers(tree):
     [pytest_call] = tree.calls('pytest')
     assert pytest_call.endswith(
         'tests/unit tests/contract tests/functional tests/integration '
-        'tests/vm')
+        'tests/vm tests/security')
     for tool in TOOLS:
         assert tree.calls(tool), tool
     assert any('supportmatrix.py --check' in call

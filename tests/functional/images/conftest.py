@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 import time
 
-import dockerd as dockerd_fixture  # found by tests/functional/conftest.py
+import dockerd as dockerd_fixture  # found by tests/conftest.py
 import pytest
 
 from nova_vcloud import exception

@@ -12,7 +12,7 @@ import uuid
 
 from nova import objects
 import pytest
-from registry import configuration  # found by tests/functional/conftest.py
+from registry import configuration  # found by tests/conftest.py
 from registry import digest
 from registry import layer
 

@@ -12,7 +12,7 @@ import uuid
 from nova import exception as nova_exception
 from nova import objects
 import pytest
-import registry as registry_fixture  # found by tests/functional/conftest.py
+import registry as registry_fixture  # found by tests/conftest.py
 from registry import configuration
 from registry import digest
 from registry import layer
