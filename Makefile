@@ -44,7 +44,8 @@ docs:  ## Build the documentation into build/html
 	$(VENV)/bin/sphinx-build -W --keep-going -q -d build/doctrees \
 	    doc/source build/html
 
-clean:  ## Remove the mini cloud and everything that was built
+clean:  ## Remove the mini clouds and everything that was built
 	devstack/minicloud clean
+	tests/run clean
 	rm -rf build dist doc/build releasenotes/build .tox .mypy_cache \
 	    .ruff_cache .pytest_cache *.egg-info

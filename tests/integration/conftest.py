@@ -20,16 +20,17 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope='session')
 def desk() -> Iterator[desk_module.Desk]:
-    """The desk of a cloud that is up; one that was up before stays so."""
-    cloud = settings.load()
-    found = supervision.Supervision(cloud).is_running()
+    """The desk of a cloud that has all; one that was up before stays so.
+
+    tests/run gives it a name of its own.
+    """
+    was_running = supervision.Supervision(settings.load()).is_running()
     minicloud = [str(ROOT / 'devstack/minicloud')]
-    if not found:
-        subprocess.run(
-            [*minicloud, 'up', '--no-install', '--with-cinder',
-             '--with-horizon'], check=True)
+    subprocess.run(
+        [*minicloud, 'up', '--no-install', '--with-cinder',
+         '--with-horizon'], check=True)
     yield desk_module.Desk(settings.load())
-    if not found or os.environ.get('CI'):
+    if not was_running or os.environ.get('CI'):
         subprocess.run([*minicloud, 'down'], check=True)
 
 

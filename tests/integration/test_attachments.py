@@ -22,8 +22,6 @@ INTERFACES = 4  # at most, of one server
 @pytest.fixture
 def volumes(desk: Desk) -> Iterator[list[str]]:
     """Ids of volumes of 1 GB, which are gone at the end."""
-    if not desk.cloud.with_cinder:
-        pytest.skip('this mini cloud has no Cinder: up --with-cinder')
     storage = desk.api.block_storage
     found = [storage.create_volume(name=f'random-{number}', size=1).id
              for number in range(VOLUMES)]

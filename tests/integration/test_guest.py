@@ -223,8 +223,6 @@ def devices(desk: Desk, server) -> dict[str, tuple[str, str]]:
 @pytest.mark.matrix('operation.attach-tagged-interface',
                     'operation.attach-tagged-volume')
 def test_tags_tell_a_server_which_of_its_devices_is_which(desk: Desk):
-    if not desk.cloud.with_cinder:
-        pytest.skip('this mini cloud has no Cinder: up --with-cinder')
     server = desk.boot('tagged', config_drive=True, networks=[
         {'uuid': desk.network_id, 'tag': 'front'}])
     first = desk.nic(server)[0]

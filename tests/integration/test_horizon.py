@@ -19,8 +19,6 @@ PASSWORD = 'Secret 7'
 @pytest.mark.matrix('console.serial.interactive')
 def test_the_console_tab_is_a_terminal_of_the_server(desk: Desk):
     cloud = desk.cloud
-    if not cloud.with_horizon:
-        pytest.skip('this mini cloud has no Horizon: up --with-horizon')
     server = desk.boot('seen', image='debian-12', flavor='c1.small')
     desk.compute.change_server_password(server, PASSWORD)
     until(lambda: desk.get(server).task_state is None, 30, 'it is set')

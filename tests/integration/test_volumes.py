@@ -17,8 +17,6 @@ NOTE = '/volumes/vdb/note'
 @pytest.fixture
 def volume(desk: Desk) -> Iterator[str]:
     """The id of a volume of 1 GB; it and its file are gone at the end."""
-    if not desk.cloud.with_cinder:
-        pytest.skip('this mini cloud has no Cinder: up --with-cinder')
     storage = desk.api.block_storage
     before = state(desk)
     known = {s.id for s in desk.compute.servers(all_projects=True)}

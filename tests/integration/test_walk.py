@@ -91,8 +91,6 @@ def address(shown: dict[str, Any]) -> str:
 
 @pytest.mark.slow
 def test_what_a_guest_has(desk: Desk, tenant: Tenant, server: dict):
-    if not desk.cloud.with_cinder:
-        pytest.skip('this mini cloud has no Cinder: up --with-cinder')
     own = address(server)
     until(lambda: tenant.inside(own, 'hostname') == 'walk\n', 60, 'ssh')
     until(lambda: tenant.inside(own, 'cat /root/ran') == 'of walk\n', 30,

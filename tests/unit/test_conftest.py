@@ -44,15 +44,15 @@ def test_layers_are_markers(run):
     assert '1 passed' in run('-m', 'functional').stdout
 
 
-def test_skip_is_allowed_by_default(run):
+def test_a_skip_fails_with_its_reason(run):
     done = run('-k', 'test_skip')
-    assert (done.returncode, '1 skipped' in done.stdout) == (0, True)
-
-
-def test_forbidden_skip_fails_with_its_reason(run):
-    done = run('-k', 'test_skip', '--forbid-skips')
     assert done.returncode == 1
-    assert 'skip is forbidden here: Skipped: no such kernel' in done.stdout
+    assert 'Skipped: no such kernel (--allow-skips)' in done.stdout
+
+
+def test_a_skip_passes_where_it_is_allowed(run):
+    done = run('-k', 'test_skip', '--allow-skips')
+    assert (done.returncode, '1 skipped' in done.stdout) == (0, True)
 
 
 def test_a_layer_stays_in_one_worker(run):

@@ -107,6 +107,11 @@ def test_lint_runs_no_tests(tree):
     assert not tree.calls('pytest')
 
 
+def test_clean_removes_the_cloud_of_the_tests_and_installs_nothing(tree):
+    assert tree.run('clean').returncode == 0
+    assert tree.calls('minicloud') == ['minicloud clean']
+
+
 def test_unknown_layer_is_refused_with_the_usage(tree):
     done = tree.run('unti')
     assert done.returncode == 2
