@@ -21,7 +21,6 @@ from nova_vcloud.conf import scheduler
 from nova_vcloud.filters import app_index
 from nova_vcloud.filters import app_reader
 from nova_vcloud.filters import base
-from nova_vcloud.filters import choices
 
 CONF = conf.CONF
 scheduler.register_opts(CONF)
@@ -51,10 +50,10 @@ class AppAntiAffinityFilter(base.Filter):
             return ()
         uuid = spec.instance_uuid
         INDEX.begin(uuid, rule.key)
-        choices.watch(hosts)
+        candidates = base.Candidates.of(hosts, spec)
+        candidates.watch()
         if not rule.caps:
             return ()
-        candidates = base.Candidates.of(hosts, spec)
         reasons = _judge(candidates, rule, spec, INDEX.placed(rule.key, uuid))
         if all(reasons):
             INDEX.end(rule.key)
@@ -132,8 +131,9 @@ def _full(host: host_manager.HostState, where: dict[str, str | None],
 
 def places(host: host_manager.HostState) -> dict[str, str | None]:
     """Return {level: domain} of a host; without a rack it is one itself."""
-    zone, rack = (min(base.metadata(host, key), default=None)
-                  for key in DOMAINS.values())
+    said = [aggregate.metadata or {} for aggregate in host.aggregates or ()]
+    zone, rack = (min((each[key] for each in said if key in each),
+                      default=None) for key in DOMAINS.values())
     return {'zone': zone or CONF.default_availability_zone, 'rack': rack}
 
 
@@ -143,7 +143,7 @@ def spread_of(candidates: base.Candidates,
 
     :param placed: {host: servers}, of candidates and of others
     """
-    found = domains(candidates)
+    found = domains(candidates, placed)
     # Of a zone without aggregate only what is there is known.
     named = set().union(*found['zone'].values())
     found['zone'].setdefault(CONF.default_availability_zone, set()).update(
@@ -151,13 +151,21 @@ def spread_of(candidates: base.Candidates,
     return applications.Spread(placed, found)
 
 
-def domains(candidates: base.Candidates) -> dict[str, dict[str, set[str]]]:
-    """Return {level: {domain: its hosts}}, of candidates and of others."""
+def domains(candidates: base.Candidates,
+            placed: dict[str, int]) -> dict[str, dict[str, set[str]]]:
+    """Return {level: {domain: those of its hosts that have servers}}.
+
+    Hosts are many, those with servers few: no set is made of the others.
+
+    :param placed: {host: servers}, of candidates and of others
+    """
     found: dict[str, dict[str, set[str]]] = {level: {} for level in DOMAINS}
     for aggregate in candidates.aggregates:
-        for level, key in DOMAINS.items():
-            name = (aggregate.metadata or {}).get(key)
-            if name is not None:
-                found[level].setdefault(name, set()).update(
-                    aggregate.hosts or ())
+        said = aggregate.metadata or {}
+        names = {level: said[key] for level, key in DOMAINS.items()
+                 if key in said}
+        if names:
+            here = placed.keys() & (aggregate.hosts or ())
+            for level, name in names.items():
+                found[level].setdefault(name, set()).update(here)
     return found

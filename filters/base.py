@@ -17,6 +17,7 @@ from nova.scheduler import utils
 from oslo_log import log
 
 from nova_vcloud import figures
+from nova_vcloud.filters import choices
 
 LOG = log.getLogger(__name__)
 
@@ -92,6 +93,7 @@ class Candidates:
 
     def __init__(self, hosts: list[host_manager.HostState]) -> None:
         self.hosts = hosts
+        self._watched = False
 
     @classmethod
     def of(cls, hosts: list[host_manager.HostState],
@@ -101,6 +103,12 @@ class Candidates:
         if known is None or known.hosts != hosts:
             known = spec.vcloud_candidates = cls(hosts)
         return known
+
+    def watch(self) -> None:
+        """Have it noted when one of the hosts is chosen."""
+        if not self._watched:
+            choices.watch(self.hosts)
+            self._watched = True
 
     @functools.cached_property
     def names(self) -> list[str]:
@@ -116,10 +124,17 @@ class Candidates:
     def _pools(self) -> tuple[list[int], list[host_manager.HostState]]:
         """Number of each host's set of aggregates, and a host of each."""
         # A request's hosts hold their aggregates: no id is used twice.
-        keys = [tuple(map(id, host.aggregates or ())) for host in self.hosts]
-        samples = dict(zip(keys, self.hosts, strict=True))
-        numbers = {key: number for number, key in enumerate(samples)}
-        return [numbers[key] for key in keys], list(samples.values())
+        numbers: dict[tuple[int, ...], int] = {}
+        samples: list[host_manager.HostState] = []
+        found = []
+        for host in self.hosts:
+            key = tuple(map(id, host.aggregates or ()))
+            number = numbers.get(key)
+            if number is None:
+                number = numbers[key] = len(samples)
+                samples.append(host)
+            found.append(number)
+        return found, samples
 
     @functools.cached_property
     def aggregates(self) -> list[objects.Aggregate]:
@@ -151,6 +166,7 @@ class Candidates:
         """Return the hosts against which there is no reason."""
         free = [not reason for reason in reasons]
         left = Candidates(list(itertools.compress(self.hosts, free)))
+        left._watched = self._watched
         left.names = list(itertools.compress(self.names, free))
         left.stats = list(itertools.compress(self.stats, free))
         numbers, samples = self._pools

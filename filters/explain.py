@@ -8,6 +8,7 @@ request is never built and claims nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from collections.abc import Iterator
 from collections.abc import Mapping
 import dataclasses
 import uuid
@@ -27,6 +28,7 @@ from nova.virt import hardware
 
 from nova_vcloud import exception
 from nova_vcloud.filters import base
+from nova_vcloud.filters import weighers as our_weighers
 
 PLACEMENT = 'Placement'
 NO_CANDIDATE = ('cannot claim what the flavor asks for: resources, traits, '
@@ -117,13 +119,23 @@ def _weigh(weighers: Iterable[weights.BaseHostWeigher],
            verdicts: Mapping[host_manager.HostState, Verdict]) -> None:
     """Note the scores, as Nova's BaseWeightHandler computes them."""
     weighed = [weights.WeighedHost(host, 0.0) for host in hosts]
-    for each in weighers:
+    for each in _parts(weighers):
         found = list(nova_weights.normalize(
             each.weigh_objects(weighed, spec), minval=each.minval,
             maxval=each.maxval)) or [0.0] * len(hosts)
         for host, weight in zip(hosts, found, strict=True):
             verdicts[host].scores[type(each).__name__] = \
                 each.weight_multiplier(host) * weight
+
+
+def _parts(weighers: Iterable[weights.BaseHostWeigher]
+           ) -> Iterator[weights.BaseHostWeigher]:
+    """Yield the weighers, for a sum of some those that it adds."""
+    for each in weighers:
+        if isinstance(each, our_weighers.VcloudWeigher):
+            yield from each.parts
+        else:
+            yield each
 
 
 def explain(wish: Wish) -> list[Verdict]:

@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 #: As Nova keeps them.
 Stats = Mapping[str, Any] | None
+#: What reading a figure may raise: it is not there, or not a number.
+_UNREADABLE = (KeyError, TypeError, ValueError, OverflowError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,16 +48,24 @@ class Ecu:
 
 def ecu_per_core(stats: Stats) -> float | None:
     """Return the ECU of one core, None if stats do not tell."""
-    return number(stats.get('ecu_per_core')) or None if stats else None
+    try:
+        found = float(stats['ecu_per_core'])  # type: ignore[index]
+    except _UNREADABLE:
+        return None
+    return found if 0 < found < math.inf else None
 
 
 def ecu_sold(stats: Stats) -> tuple[float, float] | None:
     """Return (ECU in use, of so many), None if stats do not tell."""
-    if not stats:
+    try:
+        used, total = (
+            float(stats['ecu_used']),  # type: ignore[index]
+            float(stats['ecu_total']))  # type: ignore[index]
+    except _UNREADABLE:
         return None
-    used, total = (number(stats.get('ecu_used')),
-                   number(stats.get('ecu_total')))
-    return (used, total) if used is not None and total else None
+    # NaN is not in any range.
+    return (used, total) if 0 <= used < math.inf and 0 < total < math.inf \
+        else None
 
 
 def node_cpus(stats: Stats) -> tuple[int, ...]:
@@ -101,7 +111,7 @@ def load(stats: Stats) -> tuple[float, float, int, float] | None:
             float(stats['load_memory']),  # type: ignore[index]
             int(stats['load_servers']),  # type: ignore[index]
             float(stats['load_time']))  # type: ignore[index]
-    except (KeyError, TypeError, ValueError, OverflowError):
+    except _UNREADABLE:
         return None
     if 0 <= cpu < math.inf and 0 <= memory < math.inf and servers >= 0 \
             and 0 <= time < math.inf:
