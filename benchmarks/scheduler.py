@@ -14,6 +14,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 import contextlib
 import gc
+import json
 import os
 import pathlib
 import sys
@@ -27,6 +28,7 @@ import _report  # noqa: E402 - found by the line above
 from nova import config  # noqa: E402
 from nova import objects  # noqa: E402
 from nova.scheduler import filters  # noqa: E402
+from nova.scheduler import host_manager  # noqa: E402
 from nova.scheduler import weights  # noqa: E402
 from nova.scheduler.filters import affinity_filter  # noqa: E402
 from nova.scheduler.weights import cpu  # noqa: E402
@@ -62,6 +64,8 @@ def hosts(count: int) -> list:
             stats = (figures.Ecu(4.0, 160, number % 160, (20, 20)).to_stats()
                      | figures.Load(number % 90 / 100, 0.4, SERVERS,
                                     time.time()).to_stats())
+            # Nova reads each host's from a text: it has its own keys.
+            stats = json.loads(json.dumps(stats))
             found.append(zoo.host(
                 name, rack, zones[number % ZONES], stats=stats, vcpus=40,
                 used=number % 40, ram=65536, free=65536 - number % 65536,
@@ -139,9 +143,11 @@ def queries() -> Iterator[list[str]]:
 
 
 def measure(count: int) -> dict[str, float]:
-    """Return what each takes, in µs a host.
+    """Return what each takes, in µs of a processor a host.
 
-    The least of the rounds: what else runs on a machine only adds (timeit).
+    Every sample is of as many hosts, so that what else runs on a machine
+    disturbs many small requests as much as a large one. The least of the
+    samples: it only adds (timeit).
     """
     found = hosts(count)
     members = place(found)
@@ -153,24 +159,35 @@ def measure(count: int) -> dict[str, float]:
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(ROUNDS):
         for name, run in runs.items():
-            start = time.perf_counter()
-            left = run(found)
-            times[name].append((time.perf_counter() - start) / count * 1e6)
-            assert count - SERVERS == left, (name, left)
+            times[name].append(sample(name, run, found))
     gc.unfreeze()
     return {name: min(each) for name, each in times.items()}
+
+
+def sample(name: str, run: Callable[[list], int], found: list) -> float:
+    """Return the µs of a processor for a host of as many as SIZES has."""
+    requests, spent = max(max(SIZES) // len(found), 1), 0.0
+    for _ in range(requests):
+        # Nova makes its hosts for each request: nobody watches them yet.
+        for host in found:
+            host.__class__ = host_manager.HostState
+        start = time.thread_time()
+        left = run(found)
+        spent += time.thread_time() - start
+        assert len(found) - SERVERS == left, (name, left)
+    return spent / requests / len(found) * 1e6
 
 
 def main() -> int:
     """Print the table; 0 when the goals are met."""
     config.parse_args(['bench'], default_config_files=[], init_rpc=False,
                       configure_db=False)
-    rows, ours = [], {}
+    rows, ours, novas = [], {}, {}
     with queries() as asked:
         for count in SIZES:
             found = measure(count)
-            ours[count] = found['all']
-            goal = '<= 1' if count == 10_000 else ''
+            ours[count], novas[count] = found['all'], found['nova']
+            goal = {10_000: '<= 1', 20_000: '<= 0.5'}.get(count, '')
             rows += [
                 _report.Row(f'{count} hosts, Nova: a filter, 2 weighers',
                             found['nova'], 'us/host'),
@@ -182,7 +199,9 @@ def main() -> int:
                             found['all'], 'us/host'),
                 _report.Row(f'{count} hosts, all ours / Nova\'s',
                             found['all'] / found['nova'], 'ratio', goal)]
-    rows += [_report.Row('growth, a host of 20000 / of 1000',
+    rows += [_report.Row('growth of Nova\'s, a host of 20000 / of 1000',
+                         novas[20_000] / novas[1000], 'ratio'),
+             _report.Row('growth, a host of 20000 / of 1000',
                          ours[20_000] / ours[1000], 'ratio', '<= 1.25'),
              _report.Row('accesses to a database', len(asked), 'times',
                          '<= 0')]

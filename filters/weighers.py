@@ -311,7 +311,7 @@ class VcloudWeigher(weights.BaseHostWeigher):
             if any(found):
                 total = _add(total, found, part.multipliers(candidates))
                 _log(part, candidates, found)
-        return total
+        return total if any(total) else []
 
     def _weigh_object(self, host_state: host_manager.HostState,
                       spec: objects.RequestSpec) -> float:

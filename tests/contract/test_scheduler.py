@@ -33,6 +33,24 @@ def test_nova_finds_the_weighers_by_the_name_of_their_function():
     assert set(weighers.all_weighers()) <= set(found)
 
 
+def test_nova_takes_a_sum_of_weights_as_it_is():
+    """Its bounds of 0 and 1 are a scale, and nothing is cut off by them."""
+    class Sum(weights.BaseHostWeigher):
+        minval, maxval = (weighers.VcloudWeigher.minval,
+                          weighers.VcloudWeigher.maxval)
+
+        def weigh_objects(self, weighed_obj_list, weight_properties):
+            return [-3.5, 1101.5, 0.25]
+
+        def _weigh_object(self, host_state, weight_properties):
+            raise AssertionError
+
+    found = weights.HostWeightHandler().get_weighed_objects(
+        [Sum()], [zoo.host(name) for name in 'abc'], zoo.request())
+    assert [(each.obj.host, each.weight) for each in found] == [
+        ('b', 1101.5), ('c', 0.25), ('a', -3.5)]
+
+
 def test_nova_tells_a_host_that_it_was_chosen(monkeypatch):
     recent, heard = choices.Choices(), []
     monkeypatch.setattr(choices, 'RECENT', recent)

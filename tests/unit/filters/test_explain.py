@@ -57,3 +57,12 @@ def test_nothing_left():
                       *hosts()[:2])
     assert 'No valid host was found' in manage_scheduler._tables(found)
     assert explained(zoo.request()) == []
+
+
+def test_a_sum_of_weighers_is_explained_by_its_parts():
+    found = explain.walk([], [weighers.VcloudWeigher()],
+                         [zoo.host('a'), zoo.host('b', used=2)],
+                         zoo.request())
+    assert [v.host for v in found] == ['a', 'b']
+    assert set(found[0].scores) == {kind.__name__ for kind in weighers.KINDS}
+    assert found[0].scores['UsageWeigher'] == 1.0

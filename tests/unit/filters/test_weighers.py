@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which host is liked best, and by how much."""
 
+import logging
 import time
 
 from hypothesis import given
 from hypothesis import strategies as st
+from nova.scheduler import weights
 from oslo_utils.fixture import uuidsentinel as uuids
 import pytest
 import zoo
@@ -148,3 +150,45 @@ def test_whatever_is_said_nothing_is_raised(said):
         found = zoo.scores(kind, hosts, zoo.request(
             resources__CUSTOM_ECU='1'))
         assert len(found) == len(hosts)
+
+
+KINDS = st.fixed_dictionaries({
+    'cpu': st.floats(0, 1), 'used': st.integers(0, 160),
+    'multiplier': st.sampled_from([None, '0', '2.5', '-1', 'x']),
+    'mine': st.booleans()})
+
+
+@given(st.lists(KINDS, min_size=1, max_size=6))
+def test_one_weigher_to_nova_says_what_each_would(said):
+    hosts = []
+    for number, each in enumerate(said):
+        pool = {} if each['multiplier'] is None else {
+            'usage_weight_multiplier': each['multiplier'],
+            'ecu_weight_multiplier': each['multiplier']}
+        hosts.append(zoo.host(
+            f'h{number}', pool, servers=[uuids.mine] if each['mine'] else [],
+            stats=ecu(total=160, used=each['used']) | loaded(each['cpu'], 0)))
+    spec = {'server': 'mine', 'resources__CUSTOM_ECU': '1'}
+    found = zoo.scores(weighers.VcloudWeigher, hosts, zoo.request(**spec))
+    apart = [zoo.scores(kind, hosts, zoo.request(**spec))
+             for kind in weighers.KINDS]
+    assert found == {host.host: pytest.approx(sum(
+        each[host.host] for each in apart)) for host in hosts}
+
+
+def test_what_is_zero_for_all_costs_nova_nothing():
+    hosts = [zoo.host(name, {'usage_weight_multiplier': '0'}) for name in 'ab']
+    weigher = weighers.VcloudWeigher()
+    assert weigher.weigh_objects(
+        [weights.WeighedHost(each, 0.0) for each in hosts],
+        zoo.request()) == []
+
+
+def test_the_log_has_the_score_of_each_weigher(caplog):
+    hosts = [zoo.host('a', used=3), zoo.host('b')]
+    with caplog.at_level(logging.DEBUG, 'nova_vcloud.filters.weighers'):
+        zoo.scores(weighers.VcloudWeigher, hosts, zoo.request())
+    line, = [each.getMessage() for each in caplog.records
+             if 'score' in each.getMessage()]
+    assert line.startswith('UsageWeigher: score (multiplier * weight) ')
+    assert "('b', 'b'): '1.0 * 1.0'" in line
