@@ -257,6 +257,14 @@ class Engine:
         client.stop(name, timeout=timeout)
 
     @_request
+    def kill(self, client: Client, name: str) -> None:
+        """Send SIGKILL to a container's first process.
+
+        :raises EngineConflict: it does not run
+        """
+        client.kill(name, 'SIGKILL')
+
+    @_request
     def pause(self, client: Client, name: str) -> None:
         """Freeze all processes of a container."""
         client.pause(name)

@@ -21,6 +21,7 @@ from nova_vcloud.virt_docker import addresses
 from nova_vcloud.virt_docker import spec
 from nova_vcloud.virt_docker import startup
 from nova_vcloud.virt_docker import steps
+from nova_vcloud.virt_docker import stopping
 from nova_vcloud.virt_docker.images import ImageStore
 from nova_vcloud.virt_docker.resources import Allotment
 from nova_vcloud.virt_docker.resources import Resources
@@ -43,12 +44,14 @@ class Containers:
         are ever listed or touched
     :param binds: says what of the host every container of a server sees, as
         the engine's Binds
+    :param stops: how servers are stopped
     """
 
     def __init__(self, engine: Engine, network: Network, images: ImageStore,
                  resources: Resources, defaults: spec.Defaults,
-                 host: str, binds: Callable[[str], Iterable[str]] | None = None
-                 ) -> None:
+                 host: str,
+                 binds: Callable[[str], Iterable[str]] | None = None,
+                 stops: stopping.Stops | None = None) -> None:
         self._engine = engine
         self._network = network
         self._images = images
@@ -56,6 +59,7 @@ class Containers:
         self._defaults = defaults
         self._host = host
         self._binds = binds or (lambda _uuid: ())
+        self._stops = stops or stopping.Stops(engine)
         self._own_starts: set[str] = set()
 
     # What is there
@@ -116,6 +120,7 @@ class Containers:
         :param seed: tar of what a new server finds in its files
         :param application: label of the one the server is of; '' for none
         """
+        startup.check_image(instance)
         # Nova's record names the first one, also where another is meant.
         image_id = (image_meta.id if 'id' in image_meta else None) \
             or instance.image_ref
@@ -216,9 +221,11 @@ class Containers:
                 release: Callable[[str], None] | None = None) -> None:
         """Remove the containers and the network; absent parts are fine.
 
+        Who waits for the server to end, a reboot or a move, waits no longer.
+
         :param release: ends what the container has of the one that is parked
         """
-        with lock(uuid):
+        with self._stops.urgent(uuid), lock(uuid):
             self._remove(uuid)
             if release:
                 release(uuid)
@@ -315,6 +322,7 @@ class Containers:
         :param timeout: seconds between the stop signal and SIGKILL
         :param renew: of :meth:`replace`
         """
+        startup.check_image(instance, anew=True)
         self.replace(context, instance, instance.image_ref, image_meta,
                      network_info, seed, timeout, renew=renew)
         steps.reached('replaced')
@@ -447,10 +455,10 @@ class Containers:
     def _stop(self, container: dict[str, Any], timeout: int) -> None:
         if container['State']['Paused']:
             self._engine.unpause(container['Id'])
-        self._engine.stop(container['Id'], timeout)
+        uuid = container['Config']['Labels'][spec.LABEL_UUID]
+        self._stops.stop(uuid, container['Id'], timeout)
         # Should the event of that start have been lost, with the engine.
-        self._own_starts.discard(container['Config']['Labels']
-                                 [spec.LABEL_UUID])
+        self._own_starts.discard(uuid)
 
     def reboot(self, instance: objects.Instance, network_info: Any,
                timeout: int) -> None:

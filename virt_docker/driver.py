@@ -67,6 +67,7 @@ from nova_vcloud.virt_docker import seed
 from nova_vcloud.virt_docker import snapshots
 from nova_vcloud.virt_docker import spec
 from nova_vcloud.virt_docker import startup
+from nova_vcloud.virt_docker import stopping
 from nova_vcloud.virt_docker import transport
 from nova_vcloud.virt_docker.vif import network
 from nova_vcloud.virt_docker.volumes import connections
@@ -173,7 +174,9 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs,
         self._resources = self._make_resources()
         self._containers = containers.Containers(
             self._engine, self._network, store, self._resources,
-            self._defaults, CONF.host, self._shared_folders)
+            self._defaults, CONF.host, self._shared_folders,
+            stopping.Stops(self._engine, CONF.shutdown_timeout,
+                           conf.max_shutdown_timeout, stopping.deleting))
         self._volumes = self._make_volumes(CONF, self._network.namespace)
         self._ephemerals = driver_volumes.ephemerals(CONF)
         self._snapshots = snapshots.Snapshots(

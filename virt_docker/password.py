@@ -3,17 +3,14 @@
 
 from __future__ import annotations
 
-import re
-
 from nova import exception as nova_exception
 from nova import objects
 
+from nova_vcloud import image_properties
 from nova_vcloud.engine import Engine
 
 USER = 'root'
 NOT_THERE = (126, 127)  # exit codes: no such program, in the words of shells
-
-_USER = re.compile(r'[a-z_][a-z0-9_.-]{0,31}')
 
 
 def set_admin(engine: Engine, name: str, instance: objects.Instance,
@@ -27,7 +24,7 @@ def set_admin(engine: Engine, name: str, instance: objects.Instance,
     :raises InstancePasswordSetFailed: with the program's words
     """
     user = instance.image_meta.properties.get('os_admin_user') or USER
-    if not _USER.fullmatch(user) or '\n' in password:
+    if not image_properties.USER.fullmatch(user) or '\n' in password:
         raise nova_exception.InstancePasswordSetFailed(
             instance=instance.uuid,
             reason='a user name or a password cannot have such characters')

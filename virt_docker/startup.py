@@ -10,8 +10,10 @@ from typing import Any
 
 from nova import objects
 from nova.compute import utils
+from nova.compute import vm_states
 
 from nova_vcloud import exception
+from nova_vcloud import image_properties
 from nova_vcloud.engine import Engine
 from nova_vcloud.virt_docker.images import engines_own
 
@@ -32,6 +34,21 @@ def properties(instance: objects.Instance, own: bool) -> dict[str, str]:
     return {key.removeprefix(PREFIX): str(value)
             for key, value in instance.system_metadata.items()
             if key.startswith(PREFIX)}
+
+
+def check_image(instance: objects.Instance, anew: bool = False) -> None:
+    """Refuse an image that says what cannot be.
+
+    Only where a server is made, or made anew: one that exists, and comes
+    back from a shelf or a host that is lost, goes on with what its image
+    said when there was no such check.
+
+    :param anew: whether a server that exists is rebuilt
+    :raises InvalidRequest: with the name of the property
+    """
+    if anew or not instance.obj_attr_is_set('vm_state') \
+            or instance.vm_state == vm_states.BUILDING:
+        image_properties.check(properties(instance, own=True))
 
 
 def stop_timeout(instance: objects.Instance, default: int) -> int:

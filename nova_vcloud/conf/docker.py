@@ -148,6 +148,15 @@ OPTS = [
         help='Seconds that a container must stay down before Nova is told '
              'that the server stopped, so that a restart is not a stop.'),
     cfg.IntOpt(
+        'max_shutdown_timeout',
+        default=300, min=0,
+        help='Seconds that a server may take to end by itself, whatever the '
+             'property ``os_shutdown_timeout`` of its image says, before it '
+             'is killed; ``[DEFAULT] shutdown_timeout`` where that is more. '
+             'Stop, reboot, rebuild and migration wait so long; a delete '
+             'never does. A negative ``os_shutdown_timeout`` counts as '
+             '``[DEFAULT] shutdown_timeout``.'),
+    cfg.IntOpt(
         'snapshot_max_layers',
         default=32, min=1, max=100,
         help='Layers that the image of a server may have. Each snapshot has '
