@@ -185,7 +185,8 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs,
         self._moves = self._make_moves(store, image_api)
         self._consoles = consoles.Consoles(
             self._engine, CONF.serial_console.proxyclient_address,
-            serial.acquire_port, serial.release_port)
+            serial.acquire_port, serial.release_port,
+            conf.serial_proxy_hosts, CONF.consoleauth.token_ttl)
         self._rescue = rescue.Rescue(
             self._engine, self._containers,
             os.path.join(CONF.state_path, 'vcloud-rescue'))

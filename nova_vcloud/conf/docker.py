@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Options of the Docker compute driver."""
 
+import ipaddress
+
 from oslo_config import cfg
 from oslo_config import types
 
@@ -25,6 +27,15 @@ KNOWN_CAPABILITIES = [
     'NET_BROADCAST', 'PERFMON', 'SYSLOG', 'SYS_ADMIN', 'SYS_BOOT',
     'SYS_MODULE', 'SYS_NICE', 'SYS_PACCT', 'SYS_PTRACE', 'SYS_RAWIO',
     'SYS_RESOURCE', 'SYS_TIME', 'SYS_TTY_CONFIG', 'WAKE_ALARM']
+
+
+def network(text: str) -> str:
+    """Return an address or a network as it is written.
+
+    :raises ValueError: it is none
+    """
+    return str(ipaddress.ip_network(str(text).strip(), strict=False))
+
 
 OPTS = [
     cfg.StrOpt(
@@ -142,6 +153,20 @@ OPTS = [
              'is made (``adminPass``) is set for its root, or whom the image '
              'property ``os_admin_user`` names. An image without '
              '``chpasswd`` makes a server without it.'),
+    cfg.ListOpt(
+        'serial_proxy_hosts',
+        default=[],
+        item_type=network,
+        help='Addresses of the hosts of nova-serialproxy, or networks such '
+             'as ``192.0.2.0/28``: the ports of consoles of servers '
+             '(``[serial_console] port_range``) are open to these and to '
+             'this host itself, and to nobody else. The proxy gives no '
+             'proof of who it is, so an address is all there is: anybody '
+             'who can connect from one of these has the console of each '
+             'server that somebody looks at. Empty: only this host may '
+             'connect, as where the proxy runs beside nova-compute; the log '
+             'names each peer that is refused. A port is closed once nobody '
+             'has used it for ``[consoleauth] token_ttl`` seconds.'),
     cfg.FloatOpt(
         'stop_event_delay',
         default=1.0, min=0.0,

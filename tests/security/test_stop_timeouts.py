@@ -19,7 +19,8 @@ from nova_vcloud.virt_docker import stopping
 
 #: Takes no notice of being asked to end.
 DEAF = {'image_vcloud_command':
-        "/bin/sh -c 'trap "echo asked" TERM; while :; do sleep 1 & wait; done'"}
+        "/bin/sh -c 'trap \"echo asked\" TERM;"
+        " while :; do sleep 1 & wait; done'"}
 YEARS = 999_999_999  # seconds
 PATIENCE = 45  # seconds in which what has to be at once is done at load 10
 
