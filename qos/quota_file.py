@@ -29,6 +29,9 @@ FOLDER = 'nova-vcloud/disks'
 JOURNAL = 64 << 20
 #: Linux before charges nobody with what a loop device reads and writes.
 KERNEL = (5, 14)
+#: Options of its mount: on the host what a server has written gives nobody
+#: anything. In the server the options of the engine's overlay hold.
+GUARDED = 'nosuid,nodev'
 #: What is made of a file that is not whole yet.
 _UNFINISHED = '.new'
 #: Bytes of one to try; mkfs.xfs makes none below 300 MiB.
@@ -185,6 +188,8 @@ def forget(root: str, container: str) -> None:
 def sweep(root: str) -> list[str]:
     """Remove disks of containers that are gone, and ones half made.
 
+    Those of others are guarded as new ones are.
+
     Nobody may make one meanwhile.
 
     :returns: what was removed
@@ -194,6 +199,7 @@ def sweep(root: str) -> list[str]:
         container = path.name.removesuffix(_UNFINISHED)
         place = _place(root, container)
         if place is not None and path.suffix != _UNFINISHED:
+            _guard(place)
             continue
         if path.is_dir():  # of probe()
             for mounted in filter(os.path.ismount, path.iterdir()):
@@ -205,6 +211,16 @@ def sweep(root: str) -> list[str]:
             _clear(str(path), place)
         found.append(str(path))
     return found
+
+
+def _guard(place: str) -> None:
+    """Guard the host from a disk that an earlier release has mounted.
+
+    What a server sees of it has options of its own: it may run meanwhile.
+    """
+    if os.path.ismount(place) \
+            and not os.statvfs(place).f_flag & os.ST_NOSUID:
+        rootfs.tool('mount', '--options', f'remount,bind,{GUARDED}', place)
 
 
 def _file(root: str, container: str) -> str:
@@ -312,7 +328,7 @@ def attach(path: str, place: str, whole: bool) -> None:
     Each program costs some milliseconds of the start of a server.
     """
     # Space that a server gives back, the store has again.
-    options = 'nodiscard' if whole else 'discard'
+    options = f'{GUARDED},{"nodiscard" if whole else "discard"}'
     # Pages are not cached twice, and requests are as the server makes them,
     # which its limits count. Before it is mounted: later the kernel takes
     # 20 ms for it.

@@ -270,6 +270,7 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs,
         self._limits.disk.sweep()
         self._speed = docker_host.speed(CONF.ecu.per_core,
                                         CONF.ecu.calibration_file)
+        self._rescue.protect()
         self._volumes.check_host()
         self._snapshots.remove_leftovers()
         self._others.check()

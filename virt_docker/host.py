@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import re
+import stat
 import time
 from typing import Any
 
@@ -97,6 +98,9 @@ class Host:
             raise exception.HostNotReady(
                 f'The Docker engine at {self._engine.url} is not set up for '
                 'servers: ' + ' '.join(problems))
+        reason = open_to_all(info['DockerRootDir'])
+        if reason:
+            LOG.warning('%s', reason)
         LOG.info('Docker engine %(version)s, storage driver %(storage)s, '
                  'cgroup v%(cgroup)s (%(driver)s)',
                  {'version': info['ServerVersion'], 'storage': info['Driver'],
@@ -212,6 +216,26 @@ def check(info: dict[str, Any], runtime: str, links_path: str,
             f'Its cgroup driver is {info.get("CgroupDriver")}: set [docker] '
             f'cgroup_parent, now {cgroup_parent}, to {wanted}.')
     return problems
+
+
+def open_to_all(root: str) -> str:
+    """Return what to do about an engine's store that anybody can enter.
+
+    There are the root filesystems of servers, with programs that run as root
+    on the host for whoever starts them (CVE-2021-41091).
+
+    :param root: the engine's data-root
+    :returns: '' when only root, and the group of the engine, can
+    """
+    path = os.path.realpath(root)
+    while path != '/':
+        if not os.stat(path).st_mode & stat.S_IXOTH:
+            return ''
+        path = os.path.dirname(path)
+    return (f'Every user of this host can enter {root}, where the root '
+            'filesystems of servers are, and run set-user-ID programs of '
+            f'tenants as root: chmod 0710 {root}, and install an engine of '
+            'version 20.10.9 or newer, which does it at each start')
 
 
 def _check_runtime(info: dict[str, Any], runtime: str,

@@ -69,12 +69,23 @@ class Rescue:
             layers.unmount(str(path))
             path.rmdir()
 
+    def protect(self) -> None:
+        """Keep users of the host from disks that are mounted, from now on.
+
+        What an earlier release has made all of them could enter.
+        """
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._folder.chmod(0o700)
+        for path in self._folder.iterdir():
+            layers.guard(str(path))
+
     def _path(self, uuid: str) -> pathlib.Path:
         return self._folder / uuid
 
     def _mount(self, uuid: str, container: dict[str, Any]) -> str:
         path = self._path(uuid)
-        path.mkdir(parents=True, exist_ok=True)
+        self.protect()
+        path.mkdir(mode=0o700, exist_ok=True)
         if not os.path.ismount(path):
             layers.mount(layers.graph(self._servers.whole(container)),
                          str(path))

@@ -51,6 +51,8 @@ class Filesystems:
 
         :raises HostNotReady: with what to change
         """
+        if os.path.isdir(self._folder):
+            _share(self._folder)  # with the mode that it is to have
         if not self._make:
             return
         if self._make not in self._allowed:
@@ -141,8 +143,14 @@ def _mounted(path: str) -> bool:
 
 @privsep.volume.entrypoint
 def _share(folder: str) -> None:
-    """Make a folder a mount whose mounts propagate, and are its own."""
-    pathlib.Path(folder).mkdir(mode=0o755, parents=True, exist_ok=True)
+    """Make a folder a mount whose mounts propagate, and are its own.
+
+    Users of the host have no way to what is mounted below it: programs of a
+    volume run in its server only. Its server does not come by this way.
+    """
+    place = pathlib.Path(folder)
+    place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    place.chmod(0o700)  # of one that an earlier release has made
     if not _mounted(folder):
         commands.run('mount', '--bind', folder, folder)
         # Not those of the parent's, whose peers would get each mount too.
@@ -155,7 +163,8 @@ def _make_view(path: str, view: str) -> None:
     for each in (path, view):
         pathlib.Path(each).mkdir(mode=0o755, exist_ok=True)
     if not _mounted(view):
-        commands.run('mount', '--options', 'bind,ro', path, view)
+        commands.run('mount', '--options', f'bind,ro,{_ALWAYS}', path,
+                     view)
 
 
 @privsep.volume.entrypoint
