@@ -23,6 +23,7 @@ from typing import Any
 from typing import Concatenate
 from typing import ParamSpec
 from typing import TypeVar
+import uuid
 
 from docker import APIClient as Client
 from docker import errors
@@ -31,6 +32,7 @@ from docker.utils.socket import frames_iter
 import requests
 
 from nova_vcloud import exception
+from nova_vcloud import late_results
 
 API_VERSION = '1.41'  # Docker 20.10, the oldest engine we are tested with
 END_SECONDS = 3.0  # that a program has after it has closed its output
@@ -97,6 +99,7 @@ class Engine:
     :param url: ``unix:///path``
     :param timeout: seconds to wait for an answer
     :param load_timeout: seconds of silence allowed while loading an image
+    :ivar late: what it may still make or remove, without an answer in time
     """
 
     def __init__(self, url: str, timeout: int = 60,
@@ -109,6 +112,7 @@ class Engine:
         # out so that few are ever made.
         self._idle: queue.LifoQueue[Client] = queue.LifoQueue()
         self._count_lock = threading.Lock()
+        self.late = late_results.LateResults()
         self.calls = 0  # requests made by this object, for the audits' sake
 
     def count(self) -> None:
@@ -168,11 +172,30 @@ class Engine:
         """Inspect one container by name or id."""
         return client.inspect_container(name)
 
+    @contextlib.contextmanager
+    def _noted_late(self, kind: str, name: str,
+                    request: str = '') -> Iterator[None]:
+        """Remember what the engine may still do without an answer."""
+        try:
+            with _mapped():
+                yield
+        except exception.EngineUnavailable:
+            self.late.note(kind, name, request)
+            raise
+
     @_request
     def create(self, client: Client, name: str,
                body: Mapping[str, Any]) -> str:
-        """Create a container and return its id (64 hex digits)."""
-        answer = client.create_container_from_config(dict(body), name)
+        """Create a container and return its id (64 hex digits).
+
+        :raises EngineUnavailable: one that it makes all the same is known
+            to :attr:`late`
+        """
+        request = uuid.uuid4().hex
+        labelled = {**body, 'Labels': {**(body.get('Labels') or {}),
+                                       late_results.LABEL: request}}
+        with self._noted_late('container', name, request):
+            answer = client.create_container_from_config(labelled, name)
         return answer['Id']
 
     @_engine_call
@@ -276,8 +299,28 @@ class Engine:
 
     @_request
     def remove(self, client: Client, name: str) -> None:
-        """Kill and remove a container and its anonymous volumes."""
-        client.remove_container(name, v=True, force=True)
+        """Kill and remove a container and its anonymous volumes.
+
+        :raises EngineUnavailable: it is known to :attr:`late`
+        """
+        with self._noted_late('container', name):
+            try:
+                client.remove_container(name, v=True, force=True)
+            except errors.APIError as e:
+                if 'already in progress' not in str(e.explanation):
+                    raise
+                self._await_removal(client, name)
+
+    def _await_removal(self, client: Client, name: str) -> None:
+        """Wait for what an earlier request has begun."""
+        deadline = time.monotonic() + self._timeout
+        with contextlib.suppress(errors.NotFound):
+            while client.inspect_container(name):
+                if time.monotonic() > deadline:
+                    raise exception.EngineUnavailable(
+                        f'container {name} is being removed, which takes '
+                        f'more than {self._timeout} seconds')
+                time.sleep(0.2)
 
     @_request
     def rename(self, client: Client, name: str, new: str) -> None:
@@ -294,9 +337,11 @@ class Engine:
 
         :param tag: name of the image, as ``repository:tag``
         :param changes: Dockerfile instructions
+        :raises EngineUnavailable: an image that it makes all the same is
+            known to :attr:`late`
         """
         repository, _, word = tag.rpartition(':')
-        with contextlib.closing(
+        with self._noted_late('image', tag), contextlib.closing(
                 self._new_client(self._load_timeout)) as client:
             answer = client.commit(name, repository, word,
                                    changes=list(changes))

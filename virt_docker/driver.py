@@ -9,9 +9,6 @@ from typing import Any
 from nova import context as nova_context
 from nova import exception as nova_exception
 from nova import objects
-from nova.compute import power_state
-from nova.compute import task_states
-from nova.compute import vm_states
 import nova.conf
 from nova.console import serial
 from nova.image import glance
@@ -55,8 +52,10 @@ from nova_vcloud.virt_docker import firstboot
 from nova_vcloud.virt_docker import host as docker_host
 from nova_vcloud.virt_docker import imagecache
 from nova_vcloud.virt_docker import images
+from nova_vcloud.virt_docker import leftovers
 from nova_vcloud.virt_docker import load
 from nova_vcloud.virt_docker import moves
+from nova_vcloud.virt_docker import power_states
 from nova_vcloud.virt_docker import rebuilds
 from nova_vcloud.virt_docker import recovery
 from nova_vcloud.virt_docker import references
@@ -74,31 +73,6 @@ from nova_vcloud.virt_docker.volumes import connections
 
 CONF = nova.conf.CONF
 LOG = log.getLogger(__name__)
-
-_STATES = {
-    'created': power_state.SHUTDOWN,
-    'running': power_state.RUNNING,
-    'restarting': power_state.RUNNING,
-    'paused': power_state.PAUSED,
-    'removing': power_state.SHUTDOWN,
-    'exited': power_state.SHUTDOWN,
-    'dead': power_state.CRASHED,
-}
-
-
-def guest_state(status: str, instance: objects.Instance) -> int:
-    """Return Nova's power state for the engine's status word.
-
-    The engine has one word for paused and suspended: both are frozen. Which
-    of the two it is, is what Nova asked for.
-    """
-    state = _STATES.get(status, power_state.NOSTATE)
-    suspended = (instance.vm_state == vm_states.SUSPENDED
-                 or instance.task_state == task_states.SUSPENDING)
-    if state == power_state.PAUSED and suspended:
-        return power_state.SUSPENDED
-    return state
-
 
 def _register_opts() -> None:
     for group in (docker_conf, net_conf, qos_conf, ecu_conf, scheduler_conf,
@@ -205,6 +179,8 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs,
             self._engine, spec.own_labels(CONF.host), conf.stop_event_delay,
             self._containers.follow, self._containers.claim_start,
             self._emit, self._containers.verify)
+        self._leftovers = leftovers.Leftovers(
+            self._engine, CONF.host, self._remove_all)
         self._speed: float | None = None  # ECU of one core; read at start
         self._watch = watch.Watch(self._limits.keeper.sweep,
                                   CONF.qos.verify_interval)
@@ -280,9 +256,11 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs,
         self._check_disk_place(CONF.instances_path, host)
         self._events.start()
         self._watch.start()
+        self._leftovers.start()
 
     def cleanup_host(self, host: str) -> None:
         """End our threads; containers run on."""
+        self._leftovers.stop()
         self._watch.stop()
         self._events.stop()
         self._others.close()
@@ -369,7 +347,7 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs,
         with self._nova_errors(instance):
             state = self._containers.inspect(instance.uuid)['State']
         return hardware.InstanceInfo(
-            state=guest_state(state['Status'], instance))
+            state=power_states.guest_state(state['Status'], instance))
 
     def get_console_output(self, context: nova_context.RequestContext,
                            instance: objects.Instance) -> bytes:
@@ -482,6 +460,11 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs,
                        'delete the server again when it does') from e
         except (exception.EngineError, exception.VolumeError) as e:
             raise nova_exception.InstancePowerOffFailure(reason=str(e)) from e
+
+    def _remove_all(self, uuid: str) -> None:
+        """Remove all there is here of a server that is deleted."""
+        self._containers.destroy(uuid, self._rescue.release)
+        self._forget_disks(uuid)
 
     def cleanup(self, context: nova_context.RequestContext,
                 instance: objects.Instance, network_info: Any,

@@ -124,10 +124,13 @@ class MoveVerbs(driver_volumes.VolumeVerbs):
     def delete_instance_files(self, instance: objects.Instance) -> bool:
         """Remove what a move that failed has left of a deleted server."""
         self._containers.drop_parked(instance.uuid)
-        self._moves.forget(instance.uuid)
-        self._volumes.try_release(instance.uuid)
-        self._ephemerals.remove(instance.uuid)
+        self._forget_disks(instance.uuid)
         return True
+
+    def _forget_disks(self, uuid: str) -> None:
+        self._moves.forget(uuid)
+        self._volumes.try_release(uuid)
+        self._ephemerals.remove(uuid)
 
     def process_instances_at_startup(
             self, context: nova_context.RequestContext,

@@ -11,6 +11,7 @@ from typing import Any
 from nova import objects
 
 from nova_vcloud import boot
+from nova_vcloud import late_results
 from nova_vcloud.qos import limits
 from nova_vcloud.qos.backends import docker
 from nova_vcloud.virt_docker.addresses import Nic
@@ -31,7 +32,7 @@ SYSTEMD = {'CgroupnsMode': 'private',
 #: 'project/name' of the application of a server that has one.
 LABEL_APPLICATION = LABEL + 'application'
 LABELS = (LABEL_UUID, LABEL_HOST, LABEL_NAME, LABEL_IMAGE, LABEL_BASE_IMAGE,
-          LABEL_APPLICATION, *(LABEL + word for word in (
+          LABEL_APPLICATION, late_results.LABEL, *(LABEL + word for word in (
               'display_name', 'project_id', 'user_id', 'flavor')))
 
 

@@ -7,7 +7,7 @@ from nova.compute import task_states
 from nova.compute import vm_states
 import pytest
 
-from nova_vcloud.virt_docker import driver
+from nova_vcloud.virt_docker import power_states
 
 
 @pytest.mark.parametrize(('status', 'expected'), [
@@ -16,7 +16,7 @@ from nova_vcloud.virt_docker import driver
     ('dead', power_state.CRASHED), ('unheard-of', power_state.NOSTATE)])
 def test_engine_words_become_power_states(status, expected):
     instance = objects.Instance(vm_state=vm_states.ACTIVE, task_state=None)
-    assert driver.guest_state(status, instance) == expected
+    assert power_states.guest_state(status, instance) == expected
 
 
 @pytest.mark.parametrize(('vm_state', 'task_state', 'expected'), [
@@ -28,4 +28,4 @@ def test_engine_words_become_power_states(status, expected):
 def test_frozen_is_paused_or_suspended_as_nova_asked(
         vm_state, task_state, expected):
     instance = objects.Instance(vm_state=vm_state, task_state=task_state)
-    assert driver.guest_state('paused', instance) == expected
+    assert power_states.guest_state('paused', instance) == expected

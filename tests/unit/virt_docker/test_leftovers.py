@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whom Nova has deleted, as its records tell, and what nobody is asked of."""
+
+import types
+
+from nova import exception as nova_exception
+from nova import objects
+import pytest
+
+from nova_vcloud import late_results
+from nova_vcloud.virt_docker import leftovers
+from nova_vcloud.virt_docker import stopping
+
+objects.register_all()
+
+#: {server: its record, None for one that Nova knows nothing of}
+RECORDS = {
+    'here': types.SimpleNamespace(uuid='here', deleted=False,
+                                  task_state=None),
+    'moved': types.SimpleNamespace(uuid='moved', deleted=False,
+                                   task_state='deleting'),
+    'deleted': types.SimpleNamespace(uuid='deleted', deleted=True,
+                                     task_state=None),
+    'unknown': None}
+
+
+@pytest.fixture(autouse=True)
+def nova(monkeypatch):
+    """Nova's records; the deleted ones are for who asks for them."""
+    def get_by_uuid(context, uuid, expected_attrs=None):
+        found = RECORDS[uuid]
+        if found is None or (found.deleted and context.read_deleted == 'no'):
+            raise nova_exception.InstanceNotFound(instance_id=uuid)
+        return found
+
+    def get_by_host(context, host, expected_attrs=None):
+        assert (context.read_deleted, host) == ('no', 'compute1')
+        return [RECORDS['here']]
+    monkeypatch.setattr(objects.Instance, 'get_by_uuid', get_by_uuid)
+    monkeypatch.setattr(objects.InstanceList, 'get_by_host', get_by_host)
+
+
+def test_only_who_is_known_to_be_deleted_is_removed():
+    assert leftovers.deleted(set(RECORDS), 'compute1') == {'deleted'}
+
+
+@pytest.mark.parametrize(('uuid', 'wanted'), [
+    ('here', False), ('moved', True), ('deleted', True), ('unknown', True)])
+def test_a_delete_shows_in_the_record(uuid, wanted):
+    assert stopping.deleting(uuid) is wanted
+
+
+def test_a_note_is_given_up_only_as_it_was_read():
+    late = late_results.LateResults()
+    late.note('container', 'name', 'first')
+    first, = late.all()
+    late.note('container', 'name', 'second')
+    late.forget(first)
+    second, = late.all()
+    assert second.request == 'second'
+    late.forget(second)
+    assert late.all() == []
+    assert not second.expired(second.since + late_results.EXPIRES)
+    assert second.expired(second.since + late_results.EXPIRES + 1)

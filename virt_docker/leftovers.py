@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Containers and images of ours that nobody wants any more, again and again.
+
+Of requests that an engine has ended after we gave up, and of servers that
+were deleted behind this host's back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import contextlib
+import re
+import time
+
+from nova import context as nova_context
+from nova import exception as nova_exception
+from nova import objects
+from oslo_log import log
+
+from nova_vcloud import exception
+from nova_vcloud.engine import Engine
+from nova_vcloud.late_results import LABEL
+from nova_vcloud.late_results import Late
+from nova_vcloud.qos import watch
+from nova_vcloud.virt_docker import spec
+
+LOG = log.getLogger(__name__)
+
+INTERVAL = 60.0  # seconds
+#: Seconds for which a server has to be deleted before it is removed here:
+#: Nova notes that after it has had the host remove it.
+GRACE = 120.0
+_ID = re.compile('[0-9a-f]{64}')
+
+
+def deleted(uuids: set[str], host: str) -> set[str]:
+    """Return those of some servers that Nova has deleted.
+
+    One that it knows nothing of is not: another database may have it.
+
+    :param host: where they are; one question is for all that belong there
+    """
+    context = nova_context.get_admin_context(read_deleted='yes')
+    here = {each.uuid for each in objects.InstanceList.get_by_host(
+        nova_context.get_admin_context(), host, expected_attrs=[])}
+    found = set()
+    for uuid in uuids - here:
+        try:
+            instance = objects.Instance.get_by_uuid(context, uuid,
+                                                    expected_attrs=[])
+        except nova_exception.InstanceNotFound:
+            LOG.warning('Nova knows nothing of server %s, which has a '
+                        'container on this host', uuid)
+            continue
+        if instance.deleted:
+            found.add(uuid)
+    return found
+
+
+class Leftovers:
+    """Looks for leftovers of this host, and removes them.
+
+    :param host: nova-compute's host name
+    :param remove: removes all that this host has of a server
+    :param gone: says which of some servers, on a host, Nova has deleted
+    :param interval: seconds between looks
+    """
+
+    def __init__(self, engine: Engine, host: str,
+                 remove: Callable[[str], object],
+                 gone: Callable[[set[str], str], set[str]] = deleted,
+                 interval: float = INTERVAL) -> None:
+        self._engine = engine
+        self._host = host
+        self._remove = remove
+        self._gone = gone
+        self._seen: dict[str, float] = {}
+        self._watch = watch.Watch(self.look, interval)
+
+    def start(self) -> None:
+        """Begin; the first look is one interval away."""
+        self._watch.start()
+
+    def stop(self) -> None:
+        """End after the present look, if there is one."""
+        self._watch.stop()
+
+    def look(self) -> None:
+        """Remove what is there, and should not be.
+
+        :raises EngineUnavailable: the next look may go better
+        """
+        for late in self._engine.late.all():
+            self._end(late)
+        self._end_deleted()
+
+    def _end(self, late: Late) -> None:
+        """Remove what has come late; note it once it is gone."""
+        try:
+            if self._removed(late) or late.expired(time.monotonic()):
+                self._engine.late.forget(late)
+        except exception.EngineError as e:
+            LOG.info('%s is removed later: %s', late.name, e)
+
+    def _removed(self, late: Late) -> bool:
+        """Remove something; tell whether nothing more can come of it."""
+        if late.kind == 'image':
+            if self._engine.image_get(late.name) is None:
+                return False
+            self._engine.image_remove(late.name)
+            LOG.info('Removed image %s, which the engine made after nobody '
+                     'waited for it any more', late.name)
+            return True
+        try:
+            found = self._engine.container(late.name)
+        except exception.ContainerNotFound:
+            # By its id one is known that was there; a name may come true.
+            return bool(_ID.fullmatch(late.name))
+        labels = found['Config']['Labels'] or {}
+        if late.request in ('', labels.get(LABEL)):
+            # Without an answer it is known by its id from now on.
+            with contextlib.suppress(exception.EngineUnavailable):
+                self._engine.remove(found['Id'])
+            LOG.info('Removing container %s, which the engine made, or kept, '
+                     'after nobody waited for it any more', late.name)
+        return True
+
+    def _end_deleted(self) -> None:
+        found = {container['Labels'][spec.LABEL_UUID] for container in
+                 self._engine.containers(spec.own_labels(self._host))}
+        gone = self._gone(found, self._host) if found else set()
+        for uuid in self._seen.keys() - gone:
+            del self._seen[uuid]
+        now = time.monotonic()
+        for uuid in gone:
+            if now - self._seen.setdefault(uuid, now) >= GRACE:
+                LOG.warning('Removing what is left here of server %s, which '
+                            'is deleted', uuid)
+                self._remove(uuid)
