@@ -4,6 +4,9 @@
 The files of the image count, for what a subvolume shows is what it has. An
 engine that was told a size applies it at each start again, over one that was
 set since: it is not told.
+
+There is no limit of inodes and no need of one: btrfs makes them as they are
+wanted, out of bytes that count.
 """
 
 from __future__ import annotations
@@ -21,7 +24,8 @@ DRIVER = 'btrfs'
 AT_CREATION = False
 #: Whether a size can be taken back.
 SHRINKS = True
-REMARK = 'the files of the image count; df inside shows the whole store'
+REMARK = ('the files of the image count, and inodes as bytes; df inside shows '
+          'the whole store')
 STEP = 1  # bytes
 
 

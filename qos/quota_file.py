@@ -52,7 +52,8 @@ class Files:
     #: Whether a size can be taken back.
     SHRINKS = False
     REMARK = ('each server has a file of 64 MiB more than its size; the '
-              'files of the image do not count; df inside shows it')
+              'files of the image do not count; df inside shows it, and its '
+              'inodes are its own')
     STEP = 1 << 20  # bytes; xfs uses no rest that is too small for a group
 
     def __init__(self, whole: bool = False) -> None:

@@ -3,6 +3,8 @@
 
 See xfs_quota(8). What a server writes counts, the files of its image do not.
 The engine gives a container a project, and only one that is made with a size.
+It limits bytes alone: a size is whole here with a limit of inodes beside it,
+without which a server takes all of the host's with empty files.
 """
 
 from __future__ import annotations
@@ -24,9 +26,13 @@ DRIVER = 'overlay2'
 AT_CREATION = True
 #: Whether a size can be taken back.
 SHRINKS = True
-REMARK = 'the files of the image do not count; df inside shows it'
+REMARK = ('the files of the image do not count; df inside shows it, and df -i '
+          'one inode for each 16 KiB')
 STEP = 4096  # bytes; a block of the file system
 OPTIONS = ('prjquota', 'pquota')
+#: Bytes of a size for which a server may have an inode: the ratio of
+#: mke2fs.conf(5), which a virtual machine's disk would have.
+BYTES_PER_INODE = 16384
 
 _GET_ATTRIBUTES = 0x801c581f  # FS_IOC_FSGETXATTR, linux/fs.h
 _ATTRIBUTES = struct.Struct('=IIIII8x')  # struct fsxattr; project is 4th
@@ -37,7 +43,8 @@ def why_not(info: Mapping[str, Any]) -> str:
     backing = dict(info.get('DriverStatus') or ()).get('Backing Filesystem')
     if backing != 'xfs':
         return (f'overlay2 needs xfs with project quotas for it and is on '
-                f'{backing}; on a kernel without them, btrfs holds it')
+                f'{backing}, whose bytes and inodes all servers share; on a '
+                'kernel without them, btrfs holds it')
     path = os.path.realpath(rootfs.place(info))
     mounts = pathlib.Path('/proc/self/mountinfo').read_text()
     _source, options = devices.mounted(path, mounts)
@@ -63,6 +70,8 @@ def usable(path: str) -> str:
 def look(root: str, container: str) -> tuple[int, int] | None:
     """Return the bytes a container uses and may use, 0 being any number.
 
+    A limit of bytes without the limit of inodes that belongs to it is none.
+
     :param root: the engine's data-root
     :returns: None when there is no such container
     :raises LimitNotEnforced: the file system cannot tell
@@ -73,10 +82,32 @@ def look(root: str, container: str) -> tuple[int, int] | None:
     project = _project(path)
     if not project:
         return 0, 0
-    # Device, used, soft, hard limit in KiB, ...
-    words = _quota(path, f'quota -p -b -N -v {project}').split()
-    sizes = [int(word) for word in words[2:4] if int(word)]
-    return int(words[1]) * 1024, min(sizes, default=0) * 1024
+    return parse(_quota(
+        path, *(f'quota -p {kind} -N -v {project}' for kind in ('-b', '-i'))))
+
+
+def parse(text: str) -> tuple[int, int]:
+    """Return the bytes that a project uses and may use, 0 being any number.
+
+    :param text: what xfs_quota(8) says of its blocks, and then of its inodes:
+        device, used, soft and hard limit, and more, in one line or two
+    """
+    words = text.split()
+    inodes = words[words.index(words[0], 1):]
+    used, size = int(words[1]) * 1024, _least(words) * 1024
+    # A size that is no whole number of blocks is rounded, its inodes are not.
+    if not size or abs(_least(inodes) - inodes_of(size)) > 1:
+        return used, 0
+    return used, size
+
+
+def _least(words: list[str]) -> int:
+    return min((int(word) for word in words[2:4] if int(word)), default=0)
+
+
+def inodes_of(size: int) -> int:
+    """Return the inodes that a server with so many bytes may have."""
+    return size // BYTES_PER_INODE
 
 
 @privsep.disk.entrypoint
@@ -93,8 +124,10 @@ def limit(root: str, container: str, size: int) -> None:
         raise exception.LimitNotEnforced(
             'the server was made without a size of its disk and can have '
             'none later; move it to another host')
-    # The engine sets both, df shows the soft one.
-    _quota(path, f'limit -p bsoft={size} bhard={size} {project}')
+    # The engine sets both of bytes, df shows the soft one.
+    count = inodes_of(size)
+    _quota(path, f'limit -p bsoft={size} bhard={size} isoft={count} '
+                 f'ihard={count} {project}')
 
 
 def _directory(root: str, container: str) -> str | None:
@@ -112,8 +145,9 @@ def _project(path: str) -> int:
     return int(_ATTRIBUTES.unpack(found)[3])
 
 
-def _quota(path: str, command: str) -> str:
+def _quota(path: str, *commands: str) -> str:
     mount = os.path.realpath(path)
     while not os.path.ismount(mount):
         mount = os.path.dirname(mount)
-    return rootfs.tool('xfs_quota', '-x', '-c', command, mount)
+    return rootfs.tool('xfs_quota', '-x', *(
+        word for command in commands for word in ('-c', command)), mount)

@@ -12,6 +12,7 @@ import pytest
 from nova_vcloud import exception
 from nova_vcloud.guest import Guest
 from nova_vcloud.qos import limits
+from nova_vcloud.qos import quota_xfs
 from nova_vcloud.qos.backends import base
 from nova_vcloud.qos.backends import disk
 
@@ -69,6 +70,10 @@ def test_a_disk_is_full_inside_and_grows_while_the_server_runs(engine, make):
     backend, guest = make(64 * MIB)
     engine.engine.start(guest.name)
     assert total(engine, guest) == 64
+    # The engine has not limited inodes: that is no size yet.
+    assert backend.read(guest, [KEY])[KEY] is limits.UNLIMITED
+    backend.apply(guest, [base.Change(KEY, limits.UNLIMITED, 64 * MIB)])
+    assert backend.read(guest, [KEY])[KEY] == 64 * MIB
     room = os.statvfs(engine.home / 'data').f_bavail
     write = 'dd if=/dev/zero of=/file bs=1M count=100 conv=fsync'
     assert 'No space left' in inside(engine, guest, write)
@@ -83,6 +88,28 @@ def test_a_disk_is_full_inside_and_grows_while_the_server_runs(engine, make):
     engine.docker('restart', '-t', '0', guest.name)
     assert total(engine, guest) == 128
     assert backend.read(guest, [KEY])[KEY] == 128 * MIB
+
+
+def test_who_makes_files_without_end_takes_his_own_inodes(engine, make):
+    backend, guest = make(64 * MIB)
+    _backend, other = make(64 * MIB)
+    for each in (guest, other):
+        backend.apply(each, [base.Change(KEY, limits.UNLIMITED, 64 * MIB)])
+        engine.engine.start(each.name)
+    count = 64 * MIB // quota_xfs.BYTES_PER_INODE
+    before = os.statvfs(engine.home / 'data')
+    said = inside(engine, guest, 'i=0; mkdir /d; while : >/d/$i; do'
+                                 f' i=$((i+1)); [ $i -lt {3 * count} ] ||'
+                                 ' exit 0; done')
+    after = os.statvfs(engine.home / 'data')
+    assert 'No space left' in said or 'quota exceeded' in said, said[-200:]
+    used = (before.f_files - before.f_ffree, after.f_files - after.f_ffree)
+    assert count * 0.9 < used[1] - used[0] <= count + 64
+    line = inside(engine, guest, 'df -i /').splitlines()[-1]
+    assert int(line.split()[1]) == count
+    assert inside(engine, other, ': >/file && echo made') == 'made\n'
+    backend.apply(guest, [base.Change(KEY, 64 * MIB, 128 * MIB)])
+    assert inside(engine, guest, ': >/one-more && echo made') == 'made\n'
 
 
 def test_who_was_made_without_a_size_gets_none(make):
