@@ -2,8 +2,24 @@
 """Errors of the shared core; the rooms above translate them to Nova's."""
 
 
+def one_line(text: str) -> str:
+    """Return a text as one line of a log.
+
+    What tenants write into an image or a program's output must not look like
+    lines of our own.
+    """
+    if text.isprintable():
+        return text
+    return ''.join(each if each.isprintable() else
+                   each.encode('unicode_escape').decode('ascii')
+                   for each in text)
+
+
 class NovaVcloudException(Exception):
     """Base of every error raised by the core; ``str()`` is for operators."""
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
 
 
 class InvalidImageArchive(NovaVcloudException):

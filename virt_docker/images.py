@@ -164,7 +164,7 @@ class ImageStore:
         if reason:
             self._discard(image_id)
             raise nova_exception.ImageUnacceptable(
-                image_id=image_id, reason=reason)
+                image_id=image_id, reason=exception.one_line(reason))
         return int(found['Size'])
 
     def _load(self, context: Any, image_id: str,
@@ -293,7 +293,8 @@ def _limit(root_gb: int) -> int:
 
 def _unacceptable(image_id: str,
                   reason: str) -> nova_exception.ImageUnacceptable:
-    return nova_exception.ImageUnacceptable(image_id=image_id, reason=reason)
+    return nova_exception.ImageUnacceptable(
+        image_id=image_id, reason=exception.one_line(reason))
 
 
 def _check_formats(image_id: str, image_meta: objects.ImageMeta) -> None:

@@ -79,3 +79,9 @@ def test_other_system():
 ])
 def test_whose_fault(error, own):
     assert images.engines_own(error) is own
+
+
+def test_an_architecture_forges_no_line_of_a_log():
+    reason = images._unfit({'Os': 'linux',
+                            'Architecture': 'x\n2026 CRITICAL forged'})
+    assert '\n' not in str(images._unacceptable('i', reason))
