@@ -43,7 +43,8 @@ def deleting(uuid: str) -> bool:
             nova_context.get_admin_context(), uuid, expected_attrs=[])
     except nova_exception.InstanceNotFound:
         return True
-    return bool(instance.task_state == task_states.DELETING)
+    return bool(instance.task_state in (task_states.DELETING,
+                                        task_states.SOFT_DELETING))
 
 
 def no_one_deletes(_uuid: str) -> bool:

@@ -17,6 +17,8 @@ from oslo_concurrency import processutils
 from nova_vcloud import exception
 
 HELPER = ''  # os-brick's own privsep daemon does what root must
+#: How a share is mounted: it has files with volumes, and no programs.
+SHARE_OPTIONS = 'nosuid,nodev,noexec'
 
 
 def in_process() -> None:
@@ -90,7 +92,8 @@ class Connections:
         return connector.InitiatorConnector.factory(
             connection['driver_volume_type'], HELPER,
             use_multipath=self._multipath, conn=dict(connection),
-            nfs_mount_point_base=self._nfs_base, do_local_attach=True)
+            nfs_mount_point_base=self._nfs_base,
+            nfs_mount_options=SHARE_OPTIONS, do_local_attach=True)
 
 
 @contextlib.contextmanager
