@@ -44,19 +44,22 @@ def cgroup_here(root: str = '/sys/fs/cgroup') -> cgroup.CgroupBackend:
 
 
 def docker_host(engine: Engine, links_path: str, state_path: str,
-                disk_files: quota_file.Files | None = None) -> Assembly:
+                disk_files: quota_file.Files | None = None,
+                raw_sockets: bool = True) -> Assembly:
     """Return what keeps limits of containers on this host.
 
     :param links_path: directory that ``nova-vcloud-runtime`` reads
     :param state_path: directory of the records
     :param disk_files: makes root disks that are files; None for no such
+    :param raw_sockets: whether a server may have CAP_NET_RAW or
+        CAP_NET_ADMIN
     """
     kernel = cgroup_here()
     persistent = docker.DockerBackend(engine)
     forgotten = (kernel.support().enforced
                  - persistent.support().enforced)
     first = runtime.RuntimeBackend(links_path, forgotten, kernel.start_lines)
-    net = tc.TcBackend()
+    net = tc.TcBackend(raw_sockets=raw_sockets)
     root = disk.DiskBackend(engine, disk_files)
     # What remembers comes before what enforces: of two that hold the same
     # limit the last is believed.

@@ -2,9 +2,11 @@
 """Where in the kernel token buckets are put, and how they get there.
 
 What a guest receives leaves the tap, the host's end of its link: the bucket
-is the tap's root qdisc. What it sends leaves its own end, and the bucket is
-that one's root qdisc, in the guest's namespace; or it comes in at the tap,
-is sent through an interface of our own (IFB) and the bucket is there.
+is the tap's root qdisc. What it sends comes in at the tap, is redirected to
+an interface of our own (IFB), and the bucket is the root qdisc of that. On a
+kernel without IFB the bucket is the root qdisc of the guest's own end, which
+packet(7) sockets with PACKET_QDISC_BYPASS skip: it holds for guests without
+CAP_NET_RAW only.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ _LOOPBACK = 1  # index of lo, in every namespace
 _IFNAMSIZ = 15
 
 
-class Place(abc.ABC):
+class Shaper(abc.ABC):
     """Limits one direction of a NIC."""
 
     @abc.abstractmethod
@@ -58,8 +60,8 @@ class Place(abc.ABC):
 
 
 @dataclasses.dataclass(frozen=True)
-class End(Place):
-    """What leaves an interface, by its root qdisc."""
+class QdiscShaper(Shaper):
+    """Limits what leaves an interface, by its root qdisc."""
 
     socket: qdiscs.Socket
     link: qdiscs.Link
@@ -94,41 +96,45 @@ class End(Place):
 
 
 @dataclasses.dataclass(frozen=True)
-class Detour(Place):
-    """What comes in at a tap, by an interface that it is sent through."""
+class IfbShaper(Shaper):
+    """Limits what comes in at a tap, by an IFB that it is redirected to.
+
+    :ivar name: of the IFB
+    :ivar alias: that marks the IFB as ours
+    """
 
     socket: qdiscs.Socket
     name: str
     alias: str
     tap: qdiscs.Link | None
 
-    def _found(self) -> End | None:
-        """Return the interface that is ours."""
+    def _ifb(self) -> QdiscShaper | None:
+        """Return the limit on the IFB, if there is one that is ours."""
         link = self.socket.link(name=self.name)
         # Without alias its making was cut short.
-        return End(self.socket, link) \
+        return QdiscShaper(self.socket, link) \
             if link and link.alias in (self.alias, '') else None
 
-    def _made(self, tap: qdiscs.Link) -> End:
-        if not self._found():
+    def _make_ifb(self, tap: qdiscs.Link) -> QdiscShaper:
+        if not self._ifb():
             if self.socket.link(name=self.name):
                 raise exception.LimitNotEnforced(
                     f'there is a {self.name} that is not ours; remove it')
             self.socket.add_ifb(self.name, self.alias, tap.mtu)
-        end = self._found()
-        if end is None:
+        ifb = self._ifb()
+        if ifb is None:
             raise exception.LimitNotEnforced(f'{self.name} did not stay')
-        return end
+        return ifb
 
-    def _targets(self) -> list[int | None]:
+    def _redirects(self) -> list[int | None]:
         return self.socket.redirects(self.tap.index) if self.tap else []
 
     def held(self) -> shaping.Shape:
         """Return what is in force."""
-        end = self._found()
-        if end is None or end.link.index not in self._targets():
+        ifb = self._ifb()
+        if ifb is None or ifb.link.index not in self._redirects():
             return shaping.Shape()
-        return end.held()
+        return ifb.held()
 
     def hold(self, wanted: shaping.Shape) -> None:
         """Put ``wanted`` in force, in place of what is.
@@ -138,7 +144,7 @@ class Detour(Place):
         if self.tap is None:
             raise exception.LimitNotEnforced('there is no tap')
         shaping.bucket(wanted, self.tap.mtu)
-        targets = self._targets()
+        targets = self._redirects()
         ours = [target for target in targets if target is not None]
         kind = self.socket.ingress(self.tap.index)
         # An empty one does nothing; it may be what is left of ours.
@@ -147,89 +153,91 @@ class Detour(Place):
                 f'{self.tap.name} has an {kind} qdisc that is not ours; '
                 f'remove it (tc qdisc del dev {self.tap.name} {kind}) or '
                 'take the limit away')
-        end = self._made(self.tap)
-        end.hold(wanted)
-        if ours != [end.link.index]:
+        ifb = self._make_ifb(self.tap)
+        ifb.hold(wanted)
+        if ours != [ifb.link.index]:
             if ours:
+                # To an interface that is gone: nothing passes until here.
                 self.socket.undirect(self.tap.index)
-            self.socket.redirect(self.tap.index, end.link.index)
+            self.socket.redirect(self.tap.index, ifb.link.index)
 
     def free(self) -> None:
-        """Remove our redirection, then the interface."""
+        """Remove our redirection, then the IFB."""
         if self.tap and any(target is not None
-                            for target in self._targets()):
+                            for target in self._redirects()):
             self.socket.undirect(self.tap.index)
-        end = self._found()
-        if end is not None:
-            self.socket.delete_link(end.link.index)
+        ifb = self._ifb()
+        if ifb is not None:
+            self.socket.delete_link(ifb.link.index)
 
 
-class Rooms:
+class NamespaceSockets:
     """Sockets in network namespaces; moves the calling thread.
 
-    A place is a Link as a dictionary, with ``alias``, the mark of its tap,
-    and ``outbound``, NETNS or IFB.
+    A NIC is a guest's Link as a dictionary, with ``alias``, the mark of its
+    tap, and ``outbound``, NETNS or IFB.
     """
 
     def __init__(self) -> None:
         self._sockets: dict[str, qdiscs.Socket | None] = {}
         self._stack = contextlib.ExitStack()
 
-    def __enter__(self) -> Rooms:
+    def __enter__(self) -> NamespaceSockets:
         return self
 
     def __exit__(self, *_exc: object) -> None:
         self._stack.close()
 
-    def buckets(self, place: Mapping[str, str]) -> dict[str, Place]:
-        """Return {direction: where it is limited}, as far as there."""
-        fabric = self._socket(place['fabric'])
-        tap = self._tap(fabric, place)
+    def shapers(self, nic: Mapping[str, str]) -> dict[str, Shaper]:
+        """Return {direction: what limits it}, as far as it is there."""
+        fabric = self._socket(nic['fabric'])
+        tap = self._tap(fabric, nic)
         if fabric is None or tap is None:
             return {}
-        out = self._detour(fabric, tap, place) \
-            if place['outbound'] == IFB else self._inside(tap, place)
-        return {'in': End(fabric, tap), **({'out': out} if out else {})}
+        out = self._ifb(fabric, tap, nic) \
+            if nic['outbound'] == IFB else self._inside(tap, nic)
+        return {'in': QdiscShaper(fabric, tap),
+                **({'out': out} if out else {})}
 
-    def tidy(self, place: Mapping[str, str]) -> None:
-        """Remove what limits in the way that is not chosen (any more)."""
-        fabric = self._socket(place['fabric'])
-        tap = self._tap(fabric, place)
+    def remove_other(self, nic: Mapping[str, str]) -> None:
+        """Remove what limits in the way that is not chosen (any more).
+
+        After the one that is chosen is in force: at no moment is there none.
+        """
+        fabric = self._socket(nic['fabric'])
+        tap = self._tap(fabric, nic)
         if fabric and tap:
-            other = self._inside(tap, place) \
-                if place['outbound'] == IFB \
-                else self._detour(fabric, tap, place)
+            other = self._inside(tap, nic) if nic['outbound'] == IFB \
+                else self._ifb(fabric, tap, nic)
             if other:
                 other.free()
 
-    def forget(self, place: Mapping[str, str]) -> None:
+    def remove_ifb(self, nic: Mapping[str, str]) -> None:
         """Remove what does not go with the tap."""
-        fabric = self._socket(place['fabric'])
+        fabric = self._socket(nic['fabric'])
         if fabric:
-            self._detour(fabric, self._tap(fabric, place), place).free()
+            self._ifb(fabric, self._tap(fabric, nic), nic).free()
 
     @staticmethod
     def _tap(fabric: qdiscs.Socket | None,
-             place: Mapping[str, str]) -> qdiscs.Link | None:
-        tap = fabric.link(name=place['tap']) if fabric else None
-        return tap if tap and tap.alias == place['alias'] else None
+             nic: Mapping[str, str]) -> qdiscs.Link | None:
+        tap = fabric.link(name=nic['tap']) if fabric else None
+        return tap if tap and tap.alias == nic['alias'] else None
 
     def _inside(self, tap: qdiscs.Link,
-                place: Mapping[str, str]) -> End | None:
+                nic: Mapping[str, str]) -> QdiscShaper | None:
         """Return the guest's end of the link."""
-        inside = self._socket(place['namespace']) \
-            if place['namespace'] else None
+        inside = self._socket(nic['namespace']) if nic['namespace'] else None
         # Not by its name, which another link had at some time.
         peer = inside.link(index=tap.peer) if inside and tap.peer else None
         if inside and peer and peer.peer == tap.index:
-            return End(inside, peer)
+            return QdiscShaper(inside, peer)
         return None
 
     @staticmethod
-    def _detour(fabric: qdiscs.Socket, tap: qdiscs.Link | None,
-                place: Mapping[str, str]) -> Detour:
-        name = f'ifb{place["tap"].removeprefix("tap")}'[:_IFNAMSIZ]
-        return Detour(fabric, name, place['alias'], tap)
+    def _ifb(fabric: qdiscs.Socket, tap: qdiscs.Link | None,
+             nic: Mapping[str, str]) -> IfbShaper:
+        return IfbShaper(fabric, ifb_name(nic['tap']), nic['alias'], tap)
 
     def _socket(self, namespace: str) -> qdiscs.Socket | None:
         if namespace not in self._sockets:
@@ -243,6 +251,11 @@ class Rooms:
         return self._sockets[namespace]
 
 
+def ifb_name(tap: str) -> str:
+    """Return the name of the IFB of a tap."""
+    return f'ifb{tap.removeprefix("tap")}'[:_IFNAMSIZ]
+
+
 def try_out(outbound: str) -> str:
     """Return why the kernel cannot limit in a way; '' when it can.
 
@@ -253,10 +266,10 @@ def try_out(outbound: str) -> str:
         netns.isolate()
         with qdiscs.Socket() as socket:
             lo = qdiscs.Link(_LOOPBACK, 'lo', 65536, 0, '')
-            place: Place = Detour(socket, 'ifb', '', lo) \
-                if outbound == IFB else End(socket, lo)
-            place.hold(wanted)
-            held = place.held()
+            shaper: Shaper = IfbShaper(socket, 'ifb', '', lo) \
+                if outbound == IFB else QdiscShaper(socket, lo)
+            shaper.hold(wanted)
+            held = shaper.held()
     except OSError as e:
         return f'no {qdiscs.KIND} by way of {outbound} here: {e.strerror}'
     if (held.average, held.peak) != (wanted.average, wanted.peak):

@@ -190,7 +190,8 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs,
         return assembly.docker_host(
             self._engine, conf.runtime_links_path, CONF.qos.state_path,
             quota_file.Files(CONF.preallocate_images == 'space')
-            if conf.root_disks == 'file' else None)
+            if conf.root_disks == 'file' else None,
+            docker_conf.raw_sockets(CONF))
 
     def _make_resources(self) -> resources.Resources:
         parts = self._limits

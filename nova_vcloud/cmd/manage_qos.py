@@ -74,8 +74,8 @@ def _keeper(conf: cfg.ConfigOpts) -> Keeper:
     return assembly.docker_host(
         Engine(conf.docker.url, conf.docker.timeout),
         conf.docker.runtime_links_path, conf.qos.state_path,
-        quota_file.Files() if conf.docker.root_disks == 'file' else None
-    ).keeper
+        quota_file.Files() if conf.docker.root_disks == 'file' else None,
+        docker_conf.raw_sockets(conf)).keeper
 
 
 def _show(conf: cfg.ConfigOpts, args: Any) -> int:

@@ -193,6 +193,15 @@ OPTS = [
 ]
 
 
+def raw_sockets(conf: cfg.ConfigOpts) -> bool:
+    """Tell whether a server may send frames past its own qdiscs.
+
+    With packet(7) and PACKET_QDISC_BYPASS, or without the qdisc.
+    """
+    return not {'NET_RAW', 'NET_ADMIN'}.isdisjoint(
+        conf.docker.capabilities + conf.docker.allowed_capabilities)
+
+
 def register_opts(conf: cfg.ConfigOpts) -> None:
     """Register the group ``[docker]`` on ``conf``."""
     conf.register_group(GROUP)

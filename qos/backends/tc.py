@@ -35,36 +35,30 @@ Values = Mapping[str, Mapping[str, int | None]]
 
 
 class TcBackend(base.Backend):
-    """Token buckets on both ends of guests' links.
+    """Token buckets on guests' links.
 
-    :param outbound: where what guests send is limited: NETNS is their own
-        end of the link, which needs nothing more, but a guest with
-        CAP_NET_ADMIN could undo it; IFB is an interface for the purpose
-        beside the tap. Guests without a namespace always get the latter.
+    :param outbound: where what guests send is limited, IFB or NETNS; None
+        chooses by what the kernel can. Guests without a namespace have IFB.
+    :param raw_sockets: whether a guest may have CAP_NET_RAW or
+        CAP_NET_ADMIN, and so get by what is limited in its own namespace
     """
 
     name = 'tc'
 
-    def __init__(self, outbound: str = NETNS) -> None:
-        self._outbound = outbound
+    def __init__(self, outbound: str | None = None,
+                 raw_sockets: bool = True) -> None:
+        self._raw_sockets = raw_sockets
+        self._chosen = outbound
         self._support: base.Support | None = None
+        self._outbound = outbound or IFB
 
     def support(self) -> base.Support:
         """Return what holds on a link made for the purpose."""
         if self._support is None:
-            self._support = self._find_out()
+            self._outbound, self._support = choose(
+                {where: try_out(where) for where in (NETNS, IFB)},
+                self._raw_sockets, self._chosen)
         return self._support
-
-    def _find_out(self) -> base.Support:
-        reasons = {way: try_out(way) for way in (NETNS, IFB)}
-        held_by = {'in': NETNS, 'out': self._outbound}
-        missing = {kind: reason for kind in KINDS
-                   if (reason := reasons[held_by[_way(kind)]])}
-        remarks = {
-            kind: 'not for guests without a namespace of their own: '
-            + reasons[IFB] for kind in KINDS - missing.keys()
-            if reasons[IFB] and _way(kind) == 'out'}
-        return base.Support(KINDS - missing.keys(), missing, remarks)
 
     def read(self, guest: Guest,
              keys: Iterable[limits.Key]) -> limits.Limits:
@@ -72,7 +66,7 @@ class TcBackend(base.Backend):
         ours = [key for key in keys if key.kind in KINDS]
         ports = {key.device for key in ours}
         with _errors():
-            found = inspect([self._place(guest, link) for link in guest.links
+            found = inspect([self._nic(guest, link) for link in guest.links
                              if link.port_id in ports])
         values: dict[limits.Key, limits.Value] = {}
         for key in ours:
@@ -98,7 +92,7 @@ class TcBackend(base.Backend):
             wanted.setdefault(change.key.device, {}).setdefault(way, {})[
                 name] = change.new if isinstance(change.new, int) else None
         with _errors():
-            configure([(self._place(guest, links[port]), values)
+            configure([(self._nic(guest, links[port]), values)
                        for port, values in wanted.items()])
 
     def matches(self, key: limits.Key, wanted: limits.Value,
@@ -115,13 +109,42 @@ class TcBackend(base.Backend):
         :raises LimitNotEnforced: it does not go away
         """
         with _errors():
-            clear([self._place(guest, link) for link in guest.links])
+            clear([self._nic(guest, link) for link in guest.links])
 
-    def _place(self, guest: Guest, link: Link) -> dict[str, str]:
+    def _nic(self, guest: Guest, link: Link) -> dict[str, str]:
         """Return a link and what else there is to know as plain values."""
+        self.support()
         return {**dataclasses.asdict(link),
                 'alias': f'nova:{guest.uuid}:{link.port_id}',
                 'outbound': self._outbound if link.namespace else IFB}
+
+
+def choose(reasons: Mapping[str, str], raw_sockets: bool,
+           outbound: str | None = None) -> tuple[str, base.Support]:
+    """Return where what guests send is limited, and what holds.
+
+    :param reasons: {NETNS or IFB: why the kernel cannot limit there, or ''}
+    :param raw_sockets: as of :class:`TcBackend`
+    :param outbound: what is chosen already
+    """
+    if outbound is None:
+        outbound = NETNS if reasons[IFB] and not raw_sockets else IFB
+    missing = {'in': reasons[NETNS], 'out': reasons[outbound]}
+    remark = ''
+    if outbound == NETNS:
+        remark = (f'held in the namespace of the server ({reasons[IFB]}): '
+                  'not for servers that were made with NET_RAW or NET_ADMIN, '
+                  'and not for guests without a namespace') \
+            if reasons[IFB] else ''
+    elif missing['out'] and not reasons[NETNS]:
+        missing['out'] += (
+            '; load the module ifb, or take NET_RAW and NET_ADMIN out of '
+            '[docker] capabilities and allowed_capabilities: a server with '
+            'them gets by a limit in its own namespace')
+    held = frozenset(kind for kind in KINDS if not missing[_way(kind)])
+    return outbound, base.Support(
+        held, {kind: missing[_way(kind)] for kind in KINDS - held},
+        {kind: remark for kind in held if remark and _way(kind) == 'out'})
 
 
 def _way(kind: str) -> str:
@@ -139,17 +162,17 @@ def _errors() -> Iterator[None]:
 
 @privsep.net.entrypoint
 @netns.own_thread
-def inspect(places: Iterable[Mapping[str, str]]
+def inspect(nics: Iterable[Mapping[str, str]]
             ) -> dict[str, dict[str, dict[str, int | None]]]:
     """Return {port id: {way: {name: number or None}}}.
 
     A port or way that is not there now is left out.
     """
-    with buckets.Rooms() as rooms:
-        return {place['port_id']: {
-            way: dataclasses.asdict(bucket.held())
-            for way, bucket in rooms.buckets(place).items()}
-            for place in places}
+    with buckets.NamespaceSockets() as sockets:
+        return {nic['port_id']: {
+            way: dataclasses.asdict(shaper.held())
+            for way, shaper in sockets.shapers(nic).items()}
+            for nic in nics}
 
 
 @privsep.net.entrypoint
@@ -159,30 +182,30 @@ def configure(wanted: Iterable[tuple[Mapping[str, str], Values]]) -> None:
 
     :raises LimitNotEnforced: a port is not there, or the limit cannot be
     """
-    with buckets.Rooms() as rooms:
-        for place, ways in wanted:
-            found = rooms.buckets(place)
+    with buckets.NamespaceSockets() as sockets:
+        for nic, ways in wanted:
+            shapers = sockets.shapers(nic)
             for way, values in ways.items():
-                name = f'net.{place["port_id"]}.{way}'
-                if way not in found:
+                name = f'net.{nic["port_id"]}.{way}'
+                if way not in shapers:
                     raise exception.LimitNotEnforced(
                         f'{name}: the server has no such NIC now '
-                        f'({place["tap"]} in {place["fabric"] or "the host"})')
+                        f'({nic["tap"]} in {nic["fabric"] or "the host"})')
                 try:
-                    found[way].change(values)
+                    shapers[way].change(values)
                 except exception.LimitNotEnforced as e:
                     raise exception.LimitNotEnforced(f'{name}: {e}') from e
             if 'out' in ways:
-                rooms.tidy(place)
+                sockets.remove_other(nic)
 
 
 @privsep.net.entrypoint
 @netns.own_thread
-def clear(places: Iterable[Mapping[str, str]]) -> None:
+def clear(nics: Iterable[Mapping[str, str]]) -> None:
     """Remove interfaces that were made for the limits of ports."""
-    with buckets.Rooms() as rooms:
-        for place in places:
-            rooms.forget(place)
+    with buckets.NamespaceSockets() as sockets:
+        for nic in nics:
+            sockets.remove_ifb(nic)
 
 
 @privsep.net.entrypoint

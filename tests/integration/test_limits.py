@@ -26,10 +26,11 @@ def seen(desk: Desk, server) -> dict:
     tap = subprocess.check_output(
         ['ip', '-j', '-n', host.netns, 'link'], text=True)
     taps = [link['ifname'] for link in json.loads(tap)
-            if link.get('ifalias', '').startswith(f'nova:{server.id}:')]
+            if link['ifname'].startswith('tap')
+            and link.get('ifalias', '').startswith(f'nova:{server.id}:')]
     return {**kernel.cgroup(f'/{host.cgroup}/{container}'),
             'in': kernel.rates(host.netns, taps[0]),
-            'out': kernel.rates(host.server_prefix + server.id, 'eth0')}
+            'out': kernel.rates(host.netns, f'ifb{taps[0][3:]}')}
 
 
 def wanted(desk: Desk, flavor: str, host: str) -> dict:

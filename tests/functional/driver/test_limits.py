@@ -47,7 +47,7 @@ def seen(host, instance, ports) -> dict:
     """Return what the kernel enforces."""
     return {**kernel.cgroup(host.cgroup(instance)),
             'in': kernel.rates(host.lan.name, ports[0]['devname']),
-            'out': kernel.rates(host.lan.prefix + instance.uuid, 'eth0')}
+            'out': kernel.rates(host.lan.name, 'ifb' + ports[0]['devname'][3:])}
 
 
 def right(host) -> dict:

@@ -74,14 +74,14 @@ class Server:
             for field, value in wanted.items())
 
     @property
-    def by_ifb(self) -> bool:
+    def uses_ifb(self) -> bool:
         return self.backend is BACKENDS[tc.IFB]
 
     def root(self, nic: Nic, way: str = 'in') -> dict:
         """What tc(8) says of the qdisc that limits a direction."""
         if way == 'in':
             return qdisc(self.lan.name, nic.tap)
-        if not self.by_ifb:
+        if not self.uses_ifb:
             return qdisc(self.lan.prefix + self.uuid, nic.name)
         if ifb(nic) in self.links():
             return qdisc(self.lan.name, ifb(nic))
@@ -338,7 +338,7 @@ def test_guest_without_namespace_is_read_as_far_as_it_goes(box):
     found = box.backend.read(guest, box.keys(nic))
     assert {key.field for key in found} == {
         'in_average', 'in_peak', 'in_burst'} | (
-            {'out_average', 'out_peak', 'out_burst'} if box.by_ifb else set())
+            {'out_average', 'out_peak', 'out_burst'} if box.uses_ifb else set())
 
 
 def test_a_name_inside_that_changed_does_not_matter(box):
@@ -347,29 +347,29 @@ def test_a_name_inside_that_changed_does_not_matter(box):
     box.set(nic, out_average=10 * MBIT)
     assert box.read(nic)['out_average'] == 10 * MBIT
     inside = qdisc(box.lan.prefix + box.uuid, 'wan')
-    assert inside['kind'] == 'noqueue' if box.by_ifb else 'tbf'
+    assert inside['kind'] == 'noqueue' if box.uses_ifb else 'tbf'
 
 
 @pytest.fixture
-def detour(lan, server) -> Iterator[Server]:
+def by_ifb(lan, server) -> Iterator[Server]:
     found = Server(lan, server, BACKENDS[tc.IFB])
     yield found
     found.backend.forget(found.guest)
 
 
-def test_ifb_goes_with_the_limit(detour):
-    nic = detour.plug()
-    detour.set(nic, in_average=10 * MBIT)
-    assert ifb(nic) not in detour.links()
-    detour.set(nic, out_average=10 * MBIT)
-    assert ifb(nic) in detour.links()
-    assert f'nova:{detour.uuid}:{nic.port_id}' in detour.lan.ip(
+def test_ifb_goes_with_the_limit(by_ifb):
+    nic = by_ifb.plug()
+    by_ifb.set(nic, in_average=10 * MBIT)
+    assert ifb(nic) not in by_ifb.links()
+    by_ifb.set(nic, out_average=10 * MBIT)
+    assert ifb(nic) in by_ifb.links()
+    assert f'nova:{by_ifb.uuid}:{nic.port_id}' in by_ifb.lan.ip(
         'link', 'show', ifb(nic))
-    assert not detour.lan.ip('addr', 'show', ifb(nic)).count('inet')
-    detour.set(nic, out_average=limits.UNLIMITED)
-    assert ifb(nic) not in detour.links()
-    assert ingress(detour, nic) == []
-    assert detour.read(nic) == {**NONE, 'in_average': 10 * MBIT}
+    assert not by_ifb.lan.ip('addr', 'show', ifb(nic)).count('inet')
+    by_ifb.set(nic, out_average=limits.UNLIMITED)
+    assert ifb(nic) not in by_ifb.links()
+    assert ingress(by_ifb, nic) == []
+    assert by_ifb.read(nic) == {**NONE, 'in_average': 10 * MBIT}
 
 
 def ingress(box: Server, nic: Nic) -> list:
@@ -394,41 +394,57 @@ def test_guest_without_namespace_gets_an_ifb(lan, server):
     assert ifb(nic) not in box.links()
 
 
-def test_ifb_that_was_left_is_forgotten(detour):
-    nic = detour.plug()
-    detour.set(nic, out_average=10 * MBIT)
-    detour.lan.network.unplug(detour.uuid, (nic,))
-    assert ifb(nic) in detour.links()
-    detour.backend.forget(detour.guest)
-    assert ifb(nic) not in detour.links()
-    detour.backend.forget(detour.guest)
+@pytest.mark.parametrize('verb', ['unplug', 'destroy', 'gone'])
+def test_ifb_goes_with_the_nic(by_ifb, verb):
+    nic, other = by_ifb.plug(), by_ifb.plug(name='eth1')
+    for each in (nic, other):
+        by_ifb.set(each, out_average=10 * MBIT)
+    if verb == 'unplug':
+        by_ifb.lan.network.unplug(by_ifb.uuid, (nic,))
+        assert ifb(other) in by_ifb.links()
+    else:
+        if verb == 'gone':
+            by_ifb.lan.ip('link', 'del', nic.tap)
+        by_ifb.lan.network.destroy(by_ifb.uuid)
+        assert ifb(other) not in by_ifb.links()
+    assert ifb(nic) not in by_ifb.links()
 
 
-def test_ifb_that_was_left_serves_the_next_tap(detour):
-    nic = detour.plug()
-    detour.set(nic, out_average=10 * MBIT)
-    detour.lan.network.unplug(detour.uuid, (nic,))
-    detour.lan.network.plug(detour.uuid, (nic,))
-    assert detour.read(nic) == NONE
-    detour.set(nic, out_average=20 * MBIT)
-    assert detour.read(nic)['out_average'] == 20 * MBIT
+def test_ifb_that_was_left_is_forgotten(by_ifb):
+    nic = by_ifb.plug()
+    by_ifb.set(nic, out_average=10 * MBIT)
+    by_ifb.lan.ip('link', 'del', nic.tap)
+    assert ifb(nic) in by_ifb.links()
+    by_ifb.backend.forget(by_ifb.guest)
+    assert ifb(nic) not in by_ifb.links()
+    by_ifb.backend.forget(by_ifb.guest)
+
+
+def test_ifb_that_was_left_serves_the_next_tap(by_ifb):
+    nic = by_ifb.plug()
+    by_ifb.set(nic, out_average=10 * MBIT)
+    by_ifb.lan.ip('link', 'del', nic.tap)
+    by_ifb.lan.network.plug(by_ifb.uuid, (nic,))
+    assert by_ifb.read(nic) == NONE
+    by_ifb.set(nic, out_average=20 * MBIT)
+    assert by_ifb.read(nic)['out_average'] == 20 * MBIT
 
 
 @pytest.mark.parametrize('command', [
     'qdisc del dev {tap} ingress', 'qdisc del dev {ifb} root',
     'filter del dev {tap} ingress', 'link'])
-def test_detour_broken_by_hand_is_seen_and_mended(detour, command):
-    nic = detour.plug()
-    detour.set(nic, in_average=10 * MBIT, out_average=10 * MBIT)
+def test_by_ifb_broken_by_hand_is_seen_and_mended(by_ifb, command):
+    nic = by_ifb.plug()
+    by_ifb.set(nic, in_average=10 * MBIT, out_average=10 * MBIT)
     if command == 'link':
-        detour.lan.ip('link', 'del', ifb(nic))
+        by_ifb.lan.ip('link', 'del', ifb(nic))
     else:
-        tc_tool(detour.lan.name,
+        tc_tool(by_ifb.lan.name,
                 *command.format(tap=nic.tap, ifb=ifb(nic)).split())
-    assert detour.read(nic) == {**NONE, 'in_average': 10 * MBIT}
-    detour.set(nic, out_average=10 * MBIT)
-    assert detour.read(nic)['out_average'] == 10 * MBIT
-    assert detour.lan.pings_all(nic)
+    assert by_ifb.read(nic) == {**NONE, 'in_average': 10 * MBIT}
+    by_ifb.set(nic, out_average=10 * MBIT)
+    assert by_ifb.read(nic)['out_average'] == 10 * MBIT
+    assert by_ifb.lan.pings_all(nic)
 
 
 FILTER = 'filter add dev {tap} ingress prio 7 u32 match u32 0 0 flowid 1:1'
@@ -437,17 +453,17 @@ FILTER = 'filter add dev {tap} ingress prio 7 u32 match u32 0 0 flowid 1:1'
 @pytest.mark.parametrize(('kind', 'commands'), [
     ('clsact', ['qdisc add dev {tap} clsact']),
     ('ingress', ['qdisc add dev {tap} ingress', FILTER])])
-def test_foreign_ingress_qdisc_stays(detour, kind, commands):
-    nic = detour.plug()
+def test_foreign_ingress_qdisc_stays(by_ifb, kind, commands):
+    nic = by_ifb.plug()
     for command in commands:
-        tc_tool(detour.lan.name, *command.format(tap=nic.tap).split())
+        tc_tool(by_ifb.lan.name, *command.format(tap=nic.tap).split())
     with pytest.raises(exception.LimitNotEnforced, match=f'{kind} qdisc'):
-        detour.set(nic, out_average=10 * MBIT)
-    detour.set(nic, out_average=limits.UNLIMITED)
-    detour.backend.forget(detour.guest)
-    assert ingress(detour, nic)[0]['kind'] == kind
-    assert ('pref 7' in filters(detour, nic)) == (FILTER in commands)
-    assert ifb(nic) not in detour.links()
+        by_ifb.set(nic, out_average=10 * MBIT)
+    by_ifb.set(nic, out_average=limits.UNLIMITED)
+    by_ifb.backend.forget(by_ifb.guest)
+    assert ingress(by_ifb, nic)[0]['kind'] == kind
+    assert ('pref 7' in filters(by_ifb, nic)) == (FILTER in commands)
+    assert ifb(nic) not in by_ifb.links()
 
 
 def filters(box: Server, nic: Nic) -> str:
@@ -456,27 +472,27 @@ def filters(box: Server, nic: Nic) -> str:
          'ingress'], check=True, capture_output=True, text=True).stdout
 
 
-def test_filters_of_others_stay(detour):
-    nic = detour.plug()
-    detour.set(nic, out_average=10 * MBIT)
-    tc_tool(detour.lan.name, *FILTER.format(tap=nic.tap).split())
-    assert detour.read(nic)['out_average'] == 10 * MBIT
-    detour.set(nic, out_average=limits.UNLIMITED)
-    assert 'pref 7' in filters(detour, nic)
-    assert 'mirred' not in filters(detour, nic)
+def test_filters_of_others_stay(by_ifb):
+    nic = by_ifb.plug()
+    by_ifb.set(nic, out_average=10 * MBIT)
+    tc_tool(by_ifb.lan.name, *FILTER.format(tap=nic.tap).split())
+    assert by_ifb.read(nic)['out_average'] == 10 * MBIT
+    by_ifb.set(nic, out_average=limits.UNLIMITED)
+    assert 'pref 7' in filters(by_ifb, nic)
+    assert 'mirred' not in filters(by_ifb, nic)
 
 
-def test_ifb_of_others_stays(detour):
-    nic = detour.plug()
-    detour.lan.ip('link', 'add', ifb(nic), 'type', 'ifb')
-    detour.lan.ip('link', 'set', ifb(nic), 'alias', 'mine')
+def test_ifb_of_others_stays(by_ifb):
+    nic = by_ifb.plug()
+    by_ifb.lan.ip('link', 'add', ifb(nic), 'type', 'ifb')
+    by_ifb.lan.ip('link', 'set', ifb(nic), 'alias', 'mine')
     try:
         with pytest.raises(exception.LimitNotEnforced, match=ifb(nic)):
-            detour.set(nic, out_average=10 * MBIT)
-        detour.backend.forget(detour.guest)
-        assert ifb(nic) in detour.links()
+            by_ifb.set(nic, out_average=10 * MBIT)
+        by_ifb.backend.forget(by_ifb.guest)
+        assert ifb(nic) in by_ifb.links()
     finally:
-        detour.lan.ip('link', 'del', ifb(nic))
+        by_ifb.lan.ip('link', 'del', ifb(nic))
 
 
 @pytest.mark.parametrize(('old', 'new'), [
