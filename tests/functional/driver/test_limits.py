@@ -11,10 +11,13 @@ import threading
 
 import computehost
 import kernel
+from nova.network import model as network_model
 import pytest
 
 from nova_vcloud import exception
 from nova_vcloud.qos import limits
+from nova_vcloud.qos.backends import base
+from nova_vcloud.qos.backends import tc
 
 MIB = 1 << 20
 #: Every kind of limit at once.
@@ -47,7 +50,8 @@ def seen(host, instance, ports) -> dict:
     """Return what the kernel enforces."""
     return {**kernel.cgroup(host.cgroup(instance)),
             'in': kernel.rates(host.lan.name, ports[0]['devname']),
-            'out': kernel.rates(host.lan.name, 'ifb' + ports[0]['devname'][3:])}
+            'out': kernel.rates(host.lan.name,
+                                'ifb' + ports[0]['devname'][3:])}
 
 
 def right(host) -> dict:
@@ -104,6 +108,39 @@ def test_the_first_process_is_limited_already(host):
         del host.dockerd.engine.create
     assert host.inside(instance, 'cat /root/note').split() == [
         host.profile.device, '500', '5000', '64']
+
+
+@pytest.mark.parametrize('how', ['start', 'look'])
+def test_a_limit_of_the_release_before_is_moved_over(host, server, how):
+    """It was in the server's namespace; the server runs on."""
+    instance, ports = server
+    record = host.keeper.record(instance.uuid)
+    before = tc.TcBackend(tc.NETNS)
+    inside = host.lan.prefix + instance.uuid, 'eth0'
+    before.apply(record.guest, [
+        base.Change(key, limits.UNLIMITED, value)
+        for key, value in record.base.items() if key.kind in tc.KINDS])
+    assert kernel.rates(*inside) == [1_250_000]
+    assert 'ifb' not in host.lan.ip('link')
+    process = host.container(instance)['State']['Pid']
+    if how == 'start':
+        host.containers.plug(instance, ports)
+    else:
+        host.keeper.sweep()
+    assert seen(host, instance, ports) == right(host)
+    assert kernel.rates(*inside) == []
+    assert host.container(instance)['State']['Pid'] == process
+
+
+def test_nothing_is_left_of_a_nic_that_is_taken_away(host, server):
+    instance, ports = server
+    more = network_model.NetworkInfo([*ports, *host.ports()])
+    ifb = 'ifb' + more[1]['devname'][3:]
+    host.containers.attach(instance, more, more[1]['id'])
+    assert kernel.rates(host.lan.name, ifb) == [1_250_000]
+    host.containers.detach(instance, more, more[1]['id'])
+    assert ifb not in host.lan.ip('link')
+    assert seen(host, instance, ports) == right(host)
 
 
 def test_reboot(host, server):

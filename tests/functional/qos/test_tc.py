@@ -338,7 +338,8 @@ def test_guest_without_namespace_is_read_as_far_as_it_goes(box):
     found = box.backend.read(guest, box.keys(nic))
     assert {key.field for key in found} == {
         'in_average', 'in_peak', 'in_burst'} | (
-            {'out_average', 'out_peak', 'out_burst'} if box.uses_ifb else set())
+            {'out_average', 'out_peak', 'out_burst'}
+            if box.uses_ifb else set())
 
 
 def test_a_name_inside_that_changed_does_not_matter(box):

@@ -104,3 +104,32 @@ def test_what_cannot_be(shape, reason):
 def test_what_counts_as_the_same(name, wanted, found, same):
     key = limits.Key('net', f'out_{name}', 'port')
     assert tc.TcBackend().matches(key, wanted, found) is same
+
+
+IN = frozenset(kind for kind in tc.KINDS if kind.startswith('net.in'))
+OUT = tc.KINDS - IN
+
+
+@pytest.mark.parametrize(
+    ('netns', 'ifb', 'raw', 'where', 'held', 'remarks'), [
+        ('', '', True, tc.IFB, tc.KINDS, frozenset()),
+        ('', '', False, tc.IFB, tc.KINDS, frozenset()),
+        ('', 'no ifb', False, tc.NETNS, tc.KINDS, OUT),
+        ('', 'no ifb', True, tc.IFB, IN, frozenset()),
+        ('no tbf', 'no tbf', True, tc.IFB, frozenset(), frozenset()),
+        ('no tbf', 'no tbf', False, tc.NETNS, frozenset(), frozenset())])
+def test_where_what_guests_send_is_limited(netns, ifb, raw, where, held,
+                                           remarks):
+    found, support = tc.choose({tc.NETNS: netns, tc.IFB: ifb}, raw)
+    assert found == where
+    assert support.enforced == held
+    assert support.missing.keys() == tc.KINDS - held
+    assert support.remarks.keys() == remarks
+    assert all('NET_RAW' in text for text in support.remarks.values())
+
+
+def test_a_limit_that_can_be_gone_around_is_none():
+    _where, support = tc.choose({tc.NETNS: '', tc.IFB: 'no ifb'}, True)
+    assert 'take NET_RAW and NET_ADMIN out' in support.missing[
+        'net.out_average']
+    assert 'load the module ifb' in support.missing['net.out_average']
