@@ -147,16 +147,20 @@ class Engine:
         return client.info()
 
     @_engine_call
-    def events(self, labels: Iterable[str]) -> CancellableStream:
+    def events(self, labels: Iterable[str],
+               actions: Iterable[str]) -> CancellableStream:
         """Open the stream of container events with all of ``labels``.
 
         The stream is open when this returns, so nothing later is missed.
         Iterating blocks, and ends when the engine goes away or another
         thread calls the stream's ``close()``.
+
+        :param actions: those that are told; others stay with the engine
         """
         return self._new_client(None).events(
             decode=True,
-            filters={'type': 'container', 'label': list(labels)})
+            filters={'type': 'container', 'label': list(labels),
+                     'event': list(actions)})
 
     # Containers
 

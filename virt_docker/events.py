@@ -22,6 +22,11 @@ STOPPED = virtevent.EVENT_LIFECYCLE_STOPPED
 PAUSED = virtevent.EVENT_LIFECYCLE_PAUSED
 RESUMED = virtevent.EVENT_LIFECYCLE_RESUMED
 
+#: Actions of the engine that mean something here. A tenant can make it tell
+#: others without end: of health checks, of programs that run in a container.
+ACTIONS = ('start', 'die', 'destroy', 'pause', 'unpause', 'oom', 'update')
+OOM_INTERVAL = 60.0  # seconds between two messages of one server
+
 _RETRY = 0.5  # seconds between attempts to reach an engine that went away
 
 
@@ -79,6 +84,32 @@ class Tracker:
         return max(0.0, min(self._stopping.values()) - now)
 
 
+class Throttle:
+    """Pure: one message of a server in a while, with how often it was due.
+
+    :param interval: seconds
+    """
+
+    def __init__(self, interval: float) -> None:
+        self._interval = interval
+        self._told: dict[str, float] = {}  # uuid: when
+        self._untold: dict[str, int] = {}
+
+    def take(self, uuid: str, now: float) -> int:
+        """Note one occurrence; return how many are to be told of, or 0."""
+        count = self._untold.pop(uuid, 0) + 1
+        if now - self._told.get(uuid, float('-inf')) < self._interval:
+            self._untold[uuid] = count
+            return 0
+        self._told[uuid] = now
+        return count
+
+    def forget(self, uuid: str) -> None:
+        """Forget a server."""
+        self._told.pop(uuid, None)
+        self._untold.pop(uuid, None)
+
+
 class EventFeed:
     """Two threads: one reads the stream, one tells Nova.
 
@@ -101,6 +132,7 @@ class EventFeed:
         self._ours = ours
         self._emit = emit
         self._changed = changed
+        self._ooms = Throttle(OOM_INTERVAL)
         self._queue: queue.SimpleQueue[dict[str, Any] | None] = (
             queue.SimpleQueue())
         self._stream: Any = None
@@ -108,7 +140,7 @@ class EventFeed:
 
     def start(self) -> None:
         """Connect and begin; servers running now are not news."""
-        self._stream = self._engine.events(self._labels)
+        self._stream = self._engine.events(self._labels, ACTIONS)
         self._tracker.resync(self._running(), time.monotonic())
         for target in (self._read, self._work):
             threading.Thread(target=target, daemon=True,
@@ -132,7 +164,7 @@ class EventFeed:
         while not self._stopped.is_set():
             try:
                 for event in self._stream:
-                    self._queue.put(event)
+                    self._receive(event)
             except Exception:
                 # Whatever broke the stream, a new one mends it.
                 LOG.exception('Reading engine events failed')
@@ -141,10 +173,24 @@ class EventFeed:
                             'connecting again')
                 self._reconnect()
 
+    def _receive(self, event: dict[str, Any]) -> None:
+        """Queue what Nova or the limits are to know.
+
+        Not what a server may cause as often as it likes.
+        """
+        uuid, action = _server(event), event.get('status', '')
+        if action != 'oom':
+            self._queue.put(event)
+        elif count := self._ooms.take(uuid, time.monotonic()):
+            LOG.warning('Server %s reached its memory limit; the kernel '
+                        'killed %d of its processes', uuid, count)
+        if action == 'destroy':
+            self._ooms.forget(uuid)
+
     def _reconnect(self) -> None:
         while not self._stopped.wait(_RETRY):
             try:
-                self._stream = self._engine.events(self._labels)
+                self._stream = self._engine.events(self._labels, ACTIONS)
             except exception.EngineError:
                 continue
             LOG.info('The Docker engine answers again')
@@ -191,11 +237,7 @@ class EventFeed:
                 if not self._ours(uuid):
                     self._tell(uuid, STARTED)
             return
-        attributes = event['Actor']['Attributes']
-        uuid = attributes[spec.LABEL_UUID]
-        if action == 'oom':
-            LOG.warning('Server %s reached its memory limit; the kernel '
-                        'killed one of its processes', uuid)
+        uuid = _server(event)
         if action == 'update':
             self._changed(uuid)
         # Claimed at each start, told or not, so that none is left over for
@@ -210,3 +252,8 @@ class EventFeed:
         if transition == STARTED:
             self._follow(uuid)
         self._emit(uuid, transition)
+
+
+def _server(event: dict[str, Any]) -> str:
+    """Return the UUID of the server that an event is of."""
+    return str(event['Actor']['Attributes'][spec.LABEL_UUID])

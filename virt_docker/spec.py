@@ -156,6 +156,8 @@ def build(instance: objects.Instance, image: str, nics: Iterable[Nic],
         # A server has a console: a terminal whose output is the log.
         'Tty': True,
         'OpenStdin': True,
+        # What the engine runs for it, it runs outside the server's limits.
+        'Healthcheck': {'Test': ['NONE']},
         **start(wish),
         'HostConfig': {
             'Runtime': defaults.runtime,

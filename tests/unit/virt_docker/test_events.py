@@ -84,3 +84,14 @@ def test_who_died_last_is_told_once_and_who_runs_never(actions):
             if action in ('start', 'die')}
     told = tracker.due(1.0)
     assert sorted(told) == sorted(u for u, a in last.items() if a == 'die')
+
+
+def test_a_flood_is_told_now_and_then_with_its_number():
+    throttle = events.Throttle(60.0)
+    assert throttle.take(A, 10.0) == 1
+    assert [throttle.take(A, 10.0 + n / 10) for n in range(100)] == [0] * 100
+    assert throttle.take(B, 20.0) == 1
+    assert throttle.take(A, 70.0) == 101
+    assert throttle.take(A, 130.0) == 1
+    throttle.forget(A)
+    assert throttle.take(A, 131.0) == 1
