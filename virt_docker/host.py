@@ -19,6 +19,7 @@ from oslo_utils import versionutils
 
 from nova_vcloud import calibration
 from nova_vcloud import exception
+from nova_vcloud import host_checks
 from nova_vcloud.engine import Engine
 from nova_vcloud.qos import devices
 from nova_vcloud.qos import limits
@@ -26,6 +27,7 @@ from nova_vcloud.qos import rootfs
 from nova_vcloud.qos import topology
 from nova_vcloud.qos.enforcer import Enforcer
 from nova_vcloud.virt_docker import resources
+from nova_vcloud.virt_docker import spec
 
 LOG = log.getLogger(__name__)
 
@@ -106,6 +108,10 @@ class Host:
                  {'version': info['ServerVersion'], 'storage': info['Driver'],
                   'cgroup': info.get('CgroupVersion', '1'),
                   'driver': info.get('CgroupDriver')})
+        for each in host_checks.read(info, self._engine.containers(
+                spec.own_labels(self.name))):
+            if each.problem:
+                LOG.warning('%s', each)
 
     def check_limits(self, enforcer: Enforcer,
                      options: Mapping[str, str]) -> None:

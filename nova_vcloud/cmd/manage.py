@@ -17,6 +17,7 @@ from nova_vcloud import exception
 
 #: {noun: the module of its verbs}
 NOUNS = {'ecu': 'nova_vcloud.cmd.manage_ecu',
+         'host': 'nova_vcloud.cmd.manage_host',
          'image': 'nova_vcloud.cmd.manage_image',
          'qos': 'nova_vcloud.cmd.manage_qos',
          'scheduler': 'nova_vcloud.cmd.manage_scheduler'}

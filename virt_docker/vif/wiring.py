@@ -50,6 +50,8 @@ SYSCTLS = {
     # neighbour would take the wrong port for it.
     'ipv4/conf/all/arp_ignore': b'1',
     'ipv4/conf/all/arp_announce': b'2',
+    # ping needs no capability then (icmp(7)).
+    'ipv4/ping_group_range': b'0 2147483647',
 }
 # A bridge takes the lowest MAC of its ports, which would change as servers
 # come and go. As libvirt does.
