@@ -12,16 +12,21 @@ GROUP = cfg.OptGroup(
     help='How nova-compute talks to the Docker engine of its host and what '
          'a container gets when the flavor does not say.')
 
-# Docker's own default list (20.10), written out so that an engine upgrade
-# cannot widen it: https://docs.docker.com/engine/security/#linux-kernel-capabilities
+# Docker's own default list (20.10) without what a server can do without,
+# written out so that an engine upgrade cannot widen it:
+# https://docs.docker.com/engine/security/#linux-kernel-capabilities
+# doc/source/admin/guests.rst says what needs each.
 CAPABILITIES = [
     'AUDIT_WRITE', 'CHOWN', 'DAC_OVERRIDE', 'FOWNER', 'FSETID', 'KILL',
-    'MKNOD', 'NET_BIND_SERVICE', 'NET_RAW', 'SETFCAP', 'SETGID', 'SETPCAP',
-    'SETUID', 'SYS_CHROOT']
+    'NET_BIND_SERVICE', 'SETFCAP', 'SETGID', 'SETPCAP', 'SETUID',
+    'SYS_CHROOT']
+# The rest of Docker's list: no danger to the host, only to neighbours.
+ALLOWED_CAPABILITIES = ['MKNOD', 'NET_RAW']
 
 # linux/capability.h of Linux 6.12.
 KNOWN_CAPABILITIES = [
-    *CAPABILITIES, 'AUDIT_CONTROL', 'AUDIT_READ', 'BLOCK_SUSPEND', 'BPF',
+    *CAPABILITIES, *ALLOWED_CAPABILITIES, 'AUDIT_CONTROL', 'AUDIT_READ',
+    'BLOCK_SUSPEND', 'BPF',
     'CHECKPOINT_RESTORE', 'DAC_READ_SEARCH', 'IPC_LOCK', 'IPC_OWNER', 'LEASE',
     'LINUX_IMMUTABLE', 'MAC_ADMIN', 'MAC_OVERRIDE', 'NET_ADMIN',
     'NET_BROADCAST', 'PERFMON', 'SYSLOG', 'SYS_ADMIN', 'SYS_BOOT',
@@ -128,15 +133,18 @@ OPTS = [
     cfg.ListOpt(
         'capabilities',
         default=CAPABILITIES,
-        help='Linux capabilities a server has; everything else is dropped.'),
+        help='Linux capabilities a server has; everything else is dropped. '
+             'A change is for servers that are made, rebuilt, unshelved or '
+             'moved from then on.'),
     cfg.ListOpt(
         'allowed_capabilities',
-        default=[],
+        default=ALLOWED_CAPABILITIES,
         item_type=types.String(choices=KNOWN_CAPABILITIES),
         help='Linux capabilities that a flavor may add with '
-             '``vcloud:capabilities``. Some of them, ``SYS_ADMIN``, '
-             '``SYS_MODULE``, ``SYS_RAWIO``, ``SYS_PTRACE`` and '
-             '``DAC_READ_SEARCH`` among them, give a tenant the host. A '
+             '``vcloud:capabilities``. With ``NET_RAW`` a server can send '
+             'frames in the name of its neighbours. Some others, '
+             '``SYS_ADMIN``, ``SYS_MODULE``, ``SYS_RAWIO``, ``SYS_PTRACE`` '
+             'and ``DAC_READ_SEARCH`` among them, give a tenant the host. A '
              'server whose flavor wants one that is not listed is refused.'),
     cfg.ListOpt(
         'allowed_devices',

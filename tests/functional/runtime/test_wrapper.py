@@ -169,6 +169,43 @@ def test_what_says_names_is_part_of_the_root_disk(place, dump, first):
     assert place.create(config, dump) == expected
 
 
+def no_suid(path):
+    return {'path': shutil.which('mount'),
+            'args': ['mount', '-o', 'remount,bind,nosuid', path]}
+
+
+@pytest.mark.parametrize('dump', [compact, pretty])
+@pytest.mark.parametrize('hooks', [[], [NVIDIA]])
+def test_without_new_privileges_the_root_is_nosuid(place, dump, hooks):
+    config = bundle(noNewPrivileges=True,
+                    env=['"noNewPrivileges":true', '"root":{"path":"/x"'])
+    # In the order in which dockerd writes them.
+    config = {key: config.get(key) for key in (
+        'ociVersion', 'process', 'root', 'mounts', 'hooks', 'linux')}
+    config['root'] = {'path': '/data/overlay2/x/merged'}
+    if hooks:
+        config['hooks']['createContainer'] = hooks
+    expected = wanted(place, config, ())
+    expected['hooks']['createContainer'] = [
+        *hooks, no_suid('/data/overlay2/x/merged')]
+    assert place.create(config, dump) == expected
+
+
+@pytest.mark.parametrize('dump', [compact, pretty])
+def test_with_new_privileges_it_is_not(place, dump):
+    config = bundle(env=['"noNewPrivileges":true'])
+    config['root'] = {'path': '/data/overlay2/x/merged'}
+    assert place.create(config, dump) == wanted(place, config, ())
+
+
+def test_without_hooks_and_new_privileges(place):
+    config = bundle(noNewPrivileges=True)
+    config['root'] = {'path': '/data/x'}
+    del config['hooks']
+    assert place.create(config)['hooks'] == {
+        'createContainer': [no_suid('/data/x')]}
+
+
 RUN = {'destination': '/run', 'type': 'tmpfs', 'source': 'tmpfs',
        'options': ['nosuid', 'nodev', 'mode=755']}
 GROUPS = {'destination': '/sys/fs/cgroup', 'type': 'cgroup',
