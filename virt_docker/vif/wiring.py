@@ -81,7 +81,9 @@ def plug(fabric: str, name: str, owner: str, nics: Iterable[NicValues],
             outer = sockets.enter_context(netns.netlink(fabric))
             inner = sockets.enter_context(netns.netlink(name))
             if fresh:
-                _prepare(inner)
+                inner.link('set', index=LOOPBACK, state='up')
+            # Also of one that a release before has made.
+            _set_sysctls()
             server = ServerLinks(inner, outer, owner, fresh)
             changed = []
             with contextlib.ExitStack() as taps:
@@ -196,9 +198,8 @@ def _counters(peer: Any, tap: Any) -> dict[str, Any]:
                                  ('drops', 'dropped'))}}
 
 
-def _prepare(inner: IPRoute) -> None:
-    """Set up a new namespace, in which the calling thread is."""
-    inner.link('set', index=LOOPBACK, state='up')
+def _set_sysctls() -> None:
+    """Set those of the namespace in which the calling thread is."""
     for key, value in SYSCTLS.items():
         # A kernel without IPv6 lacks some.
         with contextlib.suppress(FileNotFoundError), \

@@ -118,7 +118,8 @@ def victim(tmp_path):
 def host(dockerd, lan, tmp_path):
     found = computehost.ComputeHost(
         dockerd, lan, tmp_path / 'records', image=TAG.partition(':')[0],
-        capabilities=tuple(docker_conf.CAPABILITIES))
+        capabilities=(
+            *docker_conf.CAPABILITIES, *docker_conf.ALLOWED_CAPABILITIES))
     yield found
     for uuid in list(found.containers.list()):
         found.containers.destroy(uuid)
