@@ -42,10 +42,11 @@ FABRIC = f'bench{os.getpid()}'
 BRIDGE = 'br-bench'
 MTU = 1500
 RATES = tuple(int(rate) for rate in os.environ.get(
-    'BENCH_RATES', '10 100 1000').split())  # Mbit/s
+    'BENCH_RATES', '10 37 100 1000').split())  # Mbit/s
 FLOOD = 'UDP overload'
+BYPASS = 'raw socket that skips qdiscs'
 #: {load: options of iperf3}
-LOADS = {'1 TCP flow': (), '4 TCP flows': ('-P', '4'), FLOOD: ()}
+LOADS = {'1 TCP flow': (), '4 TCP flows': ('-P', '4'), FLOOD: (), BYPASS: ()}
 #: Sends half as much again as the rate, in frames of 1442 bytes that the
 #: kernel cuts from one packet (UDP_SEGMENT). iperf3 is one process, which on
 #: a busy host sends less than 1 Gbit/s; so is one of these, hence several.
@@ -67,6 +68,20 @@ while True:
     except OSError:
         pass
     sent += 1442 * frames
+'''
+#: Sends frames as fast as it can, by packet(7) with PACKET_QDISC_BYPASS.
+RAW_SENDER = '''
+import socket, sys
+out = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+out.setsockopt(263, 20, 1)
+out.bind(('eth0', 0))
+macs = (bytes.fromhex(mac.replace(':', '')) for mac in sys.argv[1:])
+frame = b''.join(macs) + b'\\x88\\xb5' + bytes(1400)
+while True:
+    try:
+        out.send(frame)
+    except OSError:
+        pass
 '''
 OUTBOUND = (tc.NETNS, tc.IFB)
 PORT = 5201
@@ -161,6 +176,10 @@ class Bench:
                 running += [sender.start(
                     sys.executable, '-c', SENDER, receiver.address,
                     str(port), str(share)) for _ in range(SENDERS)]
+            elif name == BYPASS:
+                running.append(sender.start(
+                    sys.executable, '-c', RAW_SENDER, receiver.nic.mac,
+                    sender.nic.mac))
             else:
                 running.append(receiver.start(
                     'iperf3', '-s', '-1', '-p', str(port)))
@@ -222,6 +241,12 @@ class Bench:
         return times
 
 
+def _loads(way: str, outbound: str) -> list[str]:
+    """Return the loads that a limit of a direction can hold."""
+    return [name for name in LOADS
+            if name != BYPASS or way == 'in' or outbound == tc.IFB]
+
+
 def errors(bench: Bench, outbound: str) -> Iterator[_report.Row]:
     """Yield how far each rate is from what was set."""
     for rate in RATES:
@@ -229,7 +254,7 @@ def errors(bench: Bench, outbound: str) -> Iterator[_report.Row]:
             if way == 'in' and outbound != OUTBOUND[0]:
                 continue
             bench.limit(rate, way)
-            for name in LOADS:
+            for name in _loads(way, outbound):
                 with bench.load(way, name, rate):
                     found, empty = bench.fed(way)
                 case = f'{_label(way, outbound)} {rate} Mbit/s, {name}'
@@ -245,7 +270,7 @@ def beside(bench: Bench, outbound: str) -> Iterator[_report.Row]:
     rate = 100
     for way, other in (tc.WAYS, tc.WAYS[::-1]):
         bench.limit(rate, *tc.WAYS)
-        for name in LOADS:
+        for name in _loads(way, outbound):
             with bench.load(way, name, rate):
                 alone, = bench.rates(way)
                 with bench.load(other, FLOOD, rate, PORT + 1):
@@ -263,7 +288,7 @@ def delays(bench: Bench, outbound: str) -> Iterator[_report.Row]:
         if way == 'in' and outbound != OUTBOUND[0]:
             continue
         bench.limit(rate, way)
-        for name in LOADS:
+        for name in _loads(way, outbound):
             with bench.load(way, name, rate):
                 times = bench.pings()
             where = f'{_label(way, outbound)} {rate} Mbit/s, {name}: ping'

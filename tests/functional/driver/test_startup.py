@@ -117,8 +117,9 @@ def test_an_image_says_how_it_is_started(host, spawn):
             "/bin/sh -c 'trap \"exit 7\" USR1; echo $0-$1-$WHO;"
             " while :; do sleep 1 & wait; done'",
         'vcloud_environment': "WHO='the image' LANG=C"})
-    assert host.containers.console(instance.uuid) == (
-        b'say it-twice-the image\r\n')
+    console = lan_fixture.wait_until(
+        lambda: host.containers.console(instance.uuid), 30)
+    assert console == b'say it-twice-the image\r\n'
     host.containers.stop(instance.uuid, 20)
     assert host.container(instance)['State']['ExitCode'] == 7
 
