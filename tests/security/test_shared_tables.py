@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tables of the kernel that all servers share: one leaves room for others.
 
-With the bounds of etc/nova-vcloud/sysctl.conf.example; without them each of
+With the bounds of etc/nova-vcloud/sysctl.example; without them each of
 these attacks works.
 """
 

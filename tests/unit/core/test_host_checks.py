@@ -84,7 +84,7 @@ def test_a_host_is_read(tmp_path):
 
 
 def test_the_example_is_what_is_checked():
-    text = (ROOT / 'etc/nova-vcloud/sysctl.conf.example').read_text()
+    text = (ROOT / 'etc/nova-vcloud/sysctl.example').read_text()
     assert [line for line in text.splitlines()
             if not line.startswith('#')] == [
                 bound.line for bound in host_checks.BOUNDS]
