@@ -27,6 +27,7 @@ import uuid
 
 from docker import APIClient as Client
 from docker import errors
+from docker.transport import UnixHTTPAdapter
 from docker.types import CancellableStream
 from docker.utils.socket import frames_iter
 import requests
@@ -37,6 +38,7 @@ from nova_vcloud import late_results
 API_VERSION = '1.41'  # Docker 20.10, the oldest engine we are tested with
 END_SECONDS = 3.0  # that a program has after it has closed its output
 MAX_SAID = 1 << 20  # bytes of what a program in a container writes
+MAX_IDLE = 8  # clients, of one connection each, that wait for the next call
 #: A sequence that nobody types: none at all cannot be asked for.
 NO_KEYS = ','.join(['ctrl-_', 'ctrl-^'] * 8)
 
@@ -93,6 +95,18 @@ def _request(
     return call
 
 
+class _OneConnection(UnixHTTPAdapter):
+    """The connection of one client, for whatever it asks.
+
+    The library (docker-py 7.2) keeps a pool for each URL, so one for each
+    container: up to 25, whose connections stay open.
+    """
+
+    def get_connection(self, url: str, proxies: Any = None) -> Any:
+        """Return the one pool."""
+        return super().get_connection('', proxies)
+
+
 class Engine:
     """A Docker engine behind its socket.
 
@@ -109,8 +123,8 @@ class Engine:
         self._load_timeout = load_timeout
         # requests.Session is not documented as thread-safe, and Nova's pools
         # have many threads: clients that nobody uses wait here, last in first
-        # out so that few are ever made.
-        self._idle: queue.LifoQueue[Client] = queue.LifoQueue()
+        # out so that few are ever made. After a burst, most are closed.
+        self._idle: queue.LifoQueue[Client] = queue.LifoQueue(MAX_IDLE)
         self._count_lock = threading.Lock()
         self.late = late_results.LateResults()
         self.calls = 0  # requests made by this object, for the audits' sake
@@ -123,6 +137,9 @@ class Engine:
     def _new_client(self, timeout: int | None) -> Client:
         client = Client(base_url=self.url, version=API_VERSION,
                         timeout=timeout)
+        client.mount('http+docker://', _OneConnection(
+            self.url.replace('unix://', 'http+unix://'), timeout=timeout,
+            max_pool_size=1))
         # No proxy stands before a socket: do not look for one at each call.
         client.trust_env = False
         return client
@@ -137,7 +154,10 @@ class Engine:
         try:
             yield client
         finally:
-            self._idle.put(client)
+            try:
+                self._idle.put_nowait(client)
+            except queue.Full:
+                client.close()
 
     # The host
 
