@@ -7,6 +7,7 @@ the engine does not answer and another
 answers have the shapes of the Docker Engine API v1.41.
 """
 
+import base64
 from collections.abc import Callable
 from collections.abc import Generator
 from collections.abc import Iterable
@@ -240,6 +241,40 @@ class Engine:
                     tar: bytes) -> None:
         """Unpack a tar below ``path`` inside the container's filesystem."""
         client.put_archive(name, path, tar)
+
+    @_engine_call
+    def path(self, name: str, path: str) -> dict[str, Any] | None:
+        """Return what is at a path in a container; None for nothing.
+
+        Links on the way are followed as inside the container, the last one
+        is not, unless the path ends in ``/.``.
+
+        :returns: name, size, mode (Go's FileMode), linkTarget
+        :raises EngineError: links lead round in a circle
+        """
+        with self._borrowed() as client:
+            url = client._url('/containers/{0}/archive', name)  # noqa: SLF001
+            answer = client.head(url, params={'path': path},
+                                 timeout=self._timeout)
+            if answer.status_code == requests.codes.not_found:
+                return None
+            client._raise_for_status(answer)  # noqa: SLF001
+            found = answer.headers['X-Docker-Container-Path-Stat']
+            return dict(json.loads(base64.b64decode(found)))
+
+    @_engine_call
+    def get_archive(self, name: str, path: str, limit: int) -> bytes:
+        """Return a tar of a path in a container, or its first bytes.
+
+        :param limit: bytes
+        """
+        out = b''
+        with contextlib.closing(self._new_client(self._timeout)) as client:
+            for chunk in client.get_archive(name, path)[0]:
+                out += chunk
+                if len(out) >= limit:
+                    break
+        return out[:limit]
 
     @_request
     def run(self, client: Client, name: str, words: list[str],

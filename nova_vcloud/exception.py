@@ -86,7 +86,10 @@ class StateError(NovaVcloudException):
 
 
 class InvalidRequest(NovaVcloudException):
-    """A flavor asks for something that cannot be; names the key."""
+    """A flavor or an image asks for something that no host can give.
+
+    Names the key, or what of the image.
+    """
 
 
 class TooManyServers(NovaVcloudException):

@@ -19,6 +19,7 @@ from nova_vcloud import exception
 from nova_vcloud.engine import Engine
 from nova_vcloud.virt_docker import addresses
 from nova_vcloud.virt_docker import spec
+from nova_vcloud.virt_docker import start_faults
 from nova_vcloud.virt_docker import startup
 from nova_vcloud.virt_docker import steps
 from nova_vcloud.virt_docker import stopping
@@ -198,8 +199,9 @@ class Containers:
             body['HostConfig'] |= self._resources.at_creation(wanted)
             startup.check_devices(body)
             startup.check_init(body)
-            container_id = self._engine.create(
-                spec.container_name(instance.uuid), body)
+            with start_faults.explained():
+                container_id = self._engine.create(
+                    spec.container_name(instance.uuid), body)
             undo.callback(self._undo, self._remove, instance.uuid)
             steps.reached('create')
             self._network.join(instance.uuid, container_id)
@@ -392,7 +394,7 @@ class Containers:
             self._engine.unpause(container['Id'])
         try:
             self._own_start(uuid, container['Id'])
-        except exception.EngineError:
+        except (exception.EngineError, exception.InvalidRequest):
             if not self.running(uuid):
                 self._network.set_carrier(uuid, False)
             raise
@@ -426,7 +428,8 @@ class Containers:
     def _own_start(self, uuid: str, container_id: str) -> None:
         self._own_starts.add(uuid)
         try:
-            self._engine.start(container_id)
+            with start_faults.explained():
+                self._engine.start(container_id)
         except BaseException:
             self._own_starts.discard(uuid)
             raise
@@ -574,27 +577,3 @@ class Containers:
                 nova_exception.NovaException, OSError):
             LOG.exception('Could not undo %s of server %s; deleting the '
                           'server will try again', action.__name__, uuid)
-
-
-@contextlib.contextmanager
-def nova_errors(instance: objects.Instance, host: str) -> Iterator[None]:
-    """Turn engine errors into the ones nova-compute knows."""
-    try:
-        yield
-    except exception.ContainerNotFound as e:
-        raise nova_exception.InstanceNotFound(instance_id=instance.uuid) from e
-    except exception.EngineUnavailable as e:
-        LOG.error('The Docker engine does not answer: %s', e,
-                  instance=instance)
-        raise nova_exception.HypervisorUnavailable(host=host) from e
-    except exception.InvalidRequest as e:
-        raise nova_exception.BuildAbortException(
-            instance_uuid=instance.uuid, reason=str(e)) from e
-    except exception.TooManyServers as e:
-        # Nova tries the next of the hosts that the scheduler named.
-        raise nova_exception.ComputeResourcesUnavailable(
-            reason=str(e)) from e
-    except (exception.EngineError, exception.LimitNotEnforced,
-            exception.NoCpusLeft, exception.StateError,
-            exception.MoveFailed, exception.VolumeError) as e:
-        raise nova_exception.InternalError(err=str(e)) from e

@@ -11,6 +11,7 @@ from nova.virt import driver
 
 from nova_vcloud.virt_docker import containers
 from nova_vcloud.virt_docker import host as docker_host
+from nova_vcloud.virt_docker import nova_errors
 
 
 class Part(driver.ComputeDriver):
@@ -21,5 +22,5 @@ class Part(driver.ComputeDriver):
 
     @contextlib.contextmanager
     def _nova_errors(self, instance: objects.Instance) -> Iterator[None]:
-        with containers.nova_errors(instance, self._host.name):
+        with nova_errors.mapped(instance, self._host.name):
             yield

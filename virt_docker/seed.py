@@ -14,11 +14,11 @@ import posixpath
 import tarfile
 from typing import Any
 
-from nova import exception as nova_exception
 from nova import objects
 from nova.api.metadata import base as metadata
 from nova.virt import configdrive
 
+from nova_vcloud import exception
 from nova_vcloud.virt_docker import addresses
 from nova_vcloud.virt_docker import names
 
@@ -89,7 +89,7 @@ def _injected(files: Iterable[tuple[str, bytes]]) -> Iterator[Entry]:
     for path, content in files:
         whole = posixpath.normpath('/' + path)
         if whole == '/' or path.endswith('/') or '\0' in path:
-            raise nova_exception.InvalidRequest(
+            raise exception.InvalidRequest(
                 f'{path!r} is not the path of a file')
         yield whole, content, 0o644
 

@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+import io
 import os
+import pathlib
 import stat
+import tarfile
 from typing import Any
 
 from nova import objects
@@ -21,6 +24,9 @@ MOUNTS = '/proc/self/mounts'
 CGROUPS = '/sys/fs/cgroup'
 #: Of system metadata that Nova copies from an image.
 PREFIX = 'image_'
+# Go's FileMode (io/fs), by which the engine says what a path is.
+GO_DIRECTORY = 1 << 31
+GO_LINK = 1 << 27
 
 
 def properties(instance: objects.Instance, own: bool) -> dict[str, str]:
@@ -107,7 +113,7 @@ def fill(engine: Engine, name: str, seed: bytes) -> None:
     cannot be a directory is the image's fault.
 
     :param seed: a tar; b'' for nothing
-    :raises InvalidRequest: with the engine's words
+    :raises InvalidRequest: with the path, or the engine's words
     """
     if not seed:
         return
@@ -116,6 +122,46 @@ def fill(engine: Engine, name: str, seed: bytes) -> None:
     except exception.EngineError as e:
         if engines_own(e):
             raise
+        where = _obstacle(engine, name, seed)
+        if not where and isinstance(e, exception.ContainerNotFound):
+            raise
         raise exception.InvalidRequest(
-            f'the image has no room for the files of a new server: {e}'
+            where or f'the image cannot take the files of a new server: {e}'
         ) from e
+
+
+def _obstacle(engine: Engine, name: str, seed: bytes) -> str:
+    """Return why a file of a new server has no place; '' when it has one."""
+    with tarfile.open(fileobj=io.BytesIO(seed)) as packed:
+        paths = [f'/{member.name}' for member in packed]
+    seen: set[str] = set()
+    for path in paths:
+        for above in reversed(pathlib.PurePosixPath(path).parents):
+            folder = str(above)
+            if folder in seen or folder == '/':
+                continue
+            seen.add(folder)
+            what = _not_a_folder(engine, name, folder)
+            if what:
+                return (f'the image cannot take {path} of a new server: '
+                        f'{folder} {what}')
+    return ''
+
+
+def _not_a_folder(engine: Engine, name: str, path: str) -> str:
+    """Return what is wrong with a path as a directory; '' for nothing."""
+    try:
+        found = engine.path(name, path)
+        if found is None or found['mode'] & GO_DIRECTORY:
+            return ''
+        if not found['mode'] & GO_LINK:
+            return 'is not a directory'
+        if engine.path(name, f'{path}/.') is None:
+            return (f'is a link to {found["linkTarget"]}, which is not a '
+                    'directory of the image')
+    except exception.EngineUnavailable:
+        raise
+    except exception.EngineError:
+        # All that 20.10 says of some links.
+        return 'is a link that cannot be followed'
+    return ''

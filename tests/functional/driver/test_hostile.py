@@ -57,7 +57,7 @@ def file(name, data=b'theirs', mode=0o644):
 
 SSH = [member('root'), member('root/.ssh')]
 CLOUD = [member('var'), member('var/lib'), member('var/lib/cloud')]
-#: {what: (members; {V} in a link is a folder of the host, engine's words)}
+#: {what: (members; {V} in a link is a folder of the host, what is said)}
 CASES: dict[str, tuple[list, str]] = {
     'keys absolute': ([*SSH, link('root/.ssh/authorized_keys', '{V}/file')],
                       ''),
@@ -65,15 +65,15 @@ CASES: dict[str, tuple[list, str]] = {
                             UP + '{V}/file')], ''),
     'folder absolute': ([SSH[0], link('root/.ssh', '{V}')], ''),
     'folder up': ([SSH[0], link('root/.ssh', UP + '{V}')], ''),
-    'root absolute': ([link('root', '{V}')], 'no such file or directory'),
-    'root up': ([link('root', UP + '{V}')], 'no such file or directory'),
-    'root a loop': ([link('root', 'root')], 'too many levels of symbolic'),
+    'root absolute': ([link('root', '{V}')], '/root is a link to .*/victim'),
+    'root up': ([link('root', UP + '{V}')], '/root is a link'),
+    'root a loop': ([link('root', 'root')], '/root is a link'),
     'root the root': ([link('root', '/')], ''),
-    'root a file': ([file('root')], 'not a directory'),
+    'root a file': ([file('root')], '/root is not a directory'),
     'root by proc': ([link('root', '/proc/1/root{V}')],
-                     'no such file or directory'),
+                     '/root is a link to /proc'),
     'root by proc self': ([link('root', '/proc/self/cwd/..{V}')],
-                          'no such file or directory'),
+                          '/root is a link to /proc'),
     'keys a pipe': ([*SSH, member('root/.ssh/authorized_keys',
                                   tarfile.FIFOTYPE)], ''),
     'keys a disk': ([*SSH, member('root/.ssh/authorized_keys',
@@ -84,7 +84,7 @@ CASES: dict[str, tuple[list, str]] = {
                        file('root/.ssh/authorized_keys/in')], ''),
     'drive absolute': ([*CLOUD, link('var/lib/cloud/seed', '{V}')], ''),
     'drive up': ([*CLOUD, link('var/lib/cloud/seed', UP + '{V}')], ''),
-    'var absolute': ([link('var', '{V}')], 'file exists'),
+    'var absolute': ([link('var', '{V}')], '/var is a link to .*/victim'),
     'etc absolute': ([link('etc', '{V}')], ''),
     'etc up': ([link('etc', UP + '{V}')], ''),
     'etc by two': ([link('etc', 'a/b'), member('a'), link('a/b', '/c'),
@@ -156,7 +156,7 @@ def test_no_link_leads_out_of_a_server(host, image, name):
     instance = host.instance()
     if said:
         with pytest.raises(exception.InvalidRequest,
-                           match=f'no room for the files.*{said}'):
+                           match=f'cannot take .* of a new server: {said}'):
             host.spawn(instance, host.ports(), seed.tar(ENTRIES))
         assert host.containers.list() == {}
         return
