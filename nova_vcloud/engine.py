@@ -28,7 +28,7 @@ import uuid
 
 from docker import APIClient as Client
 from docker import errors
-from docker.transport import UnixHTTPAdapter
+from docker.transport import unixconn
 from docker.types import CancellableStream
 from docker.utils.socket import frames_iter
 import requests
@@ -96,16 +96,40 @@ def _request(
     return call
 
 
-class _OneConnection(UnixHTTPAdapter):
+class _Connection(unixconn.UnixHTTPConnection):
+    """A connection that leaves no open socket when there is no engine."""
+
+    def connect(self) -> None:
+        """Connect."""
+        with contextlib.ExitStack() as undo:
+            raw = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            undo.callback(raw.close)
+            raw.settimeout(self.timeout)
+            raw.connect(self.unix_socket)
+            undo.pop_all()
+        self.sock = raw
+
+
+class _Pool(unixconn.UnixHTTPConnectionPool):
+    def _new_conn(self) -> _Connection:
+        return _Connection(self.base_url, self.socket_path, self.timeout)
+
+
+class _OneConnection(unixconn.UnixHTTPAdapter):
     """The connection of one client, for whatever it asks.
 
     The library (docker-py 7.2) keeps a pool for each URL, so one for each
     container: up to 25, whose connections stay open.
     """
 
-    def get_connection(self, url: str, proxies: Any = None) -> Any:
+    def get_connection(self, url: str, proxies: Any = None) -> _Pool:
         """Return the one pool."""
-        return super().get_connection('', proxies)
+        with self.pools.lock:
+            pool = self.pools.get('')
+            if pool is None:
+                pool = self.pools[''] = _Pool(
+                    '', self.socket_path, self.timeout, maxsize=1)
+        return pool
 
 
 class Engine:
@@ -139,8 +163,7 @@ class Engine:
         client = Client(base_url=self.url, version=API_VERSION,
                         timeout=timeout)
         client.mount('http+docker://', _OneConnection(
-            self.url.replace('unix://', 'http+unix://'), timeout=timeout,
-            max_pool_size=1))
+            self.url.replace('unix://', 'http+unix://'), timeout=timeout))
         # No proxy stands before a socket: do not look for one at each call.
         client.trust_env = False
         return client
@@ -261,20 +284,6 @@ class Engine:
             client._raise_for_status(answer)  # noqa: SLF001
             found = answer.headers['X-Docker-Container-Path-Stat']
             return dict(json.loads(base64.b64decode(found)))
-
-    @_engine_call
-    def get_archive(self, name: str, path: str, limit: int) -> bytes:
-        """Return a tar of a path in a container, or its first bytes.
-
-        :param limit: bytes
-        """
-        out = b''
-        with contextlib.closing(self._new_client(self._timeout)) as client:
-            for chunk in client.get_archive(name, path)[0]:
-                out += chunk
-                if len(out) >= limit:
-                    break
-        return out[:limit]
 
     @_request
     def run(self, client: Client, name: str, words: list[str],

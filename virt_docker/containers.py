@@ -5,26 +5,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Iterable
-from collections.abc import Iterator
 from collections.abc import Mapping
 import contextlib
 from typing import Any
 
 from nova import exception as nova_exception
 from nova import objects
-from oslo_concurrency import lockutils
 from oslo_log import log
 
 from nova_vcloud import exception
 from nova_vcloud.engine import Engine
 from nova_vcloud.virt_docker import addresses
+from nova_vcloud.virt_docker import container_nics
+from nova_vcloud.virt_docker import etc_files
 from nova_vcloud.virt_docker import spec
 from nova_vcloud.virt_docker import start_faults
 from nova_vcloud.virt_docker import startup
 from nova_vcloud.virt_docker import steps
 from nova_vcloud.virt_docker import stopping
+from nova_vcloud.virt_docker.container_nics import lock
 from nova_vcloud.virt_docker.images import ImageStore
-from nova_vcloud.virt_docker.resources import Allotment
 from nova_vcloud.virt_docker.resources import Resources
 from nova_vcloud.virt_docker.vif.network import Network
 
@@ -33,12 +33,7 @@ LOG = log.getLogger(__name__)
 CONSOLE_LIMIT = 100 * 1024  # bytes; what Nova's libvirt driver returns
 
 
-def lock(uuid: str) -> contextlib.AbstractContextManager[Any]:
-    """Serialise what this process does to one server."""
-    return lockutils.lock(f'vcloud-server-{uuid}')
-
-
-class Containers:
+class Containers(container_nics.Nics):
     """The containers of this host's servers.
 
     :param host: nova-compute's host name; only containers labelled with it
@@ -62,6 +57,7 @@ class Containers:
         self._binds = binds or (lambda _uuid: ())
         self._stops = stops or stopping.Stops(engine)
         self._own_starts: set[str] = set()
+        self._etc = etc_files.EtcFiles()
 
     # What is there
 
@@ -96,11 +92,6 @@ class Containers:
         if found.get(spec.LABEL_HOST) != self._host:
             raise exception.ContainerNotFound(
                 f'Container {container["Name"]} is not of host {self._host}')
-        return container
-
-    def whole(self, container: dict[str, Any]) -> dict[str, Any]:
-        """Return a container whose root disk is mounted, if it is a file."""
-        self._resources.mount_disk(container['Id'])
         return container
 
     def running(self, uuid: str) -> bool:
@@ -146,6 +137,8 @@ class Containers:
         """
         self._build(instance, tag, image_id, network_info, power_on,
                     application, fill)
+        with lock(instance.uuid):
+            self._renew(instance, addresses.plan(network_info))
 
     def _build(self, instance: objects.Instance, tag: str, image_id: str,
                network_info: Any, power_on: bool, application: str,
@@ -214,11 +207,6 @@ class Containers:
         self._own_start(uuid, spec.container_name(uuid))
         self._resources.verify(uuid)
 
-    def _keep(self, uuid: str, wanted: Allotment, container_id: str,
-              nics: Iterable[addresses.Nic]) -> None:
-        self._resources.keep(uuid, wanted, container_id,
-                             self._defaults.cgroup(container_id), nics)
-
     def destroy(self, uuid: str,
                 release: Callable[[str], None] | None = None) -> None:
         """Remove the containers and the network; absent parts are fine.
@@ -236,6 +224,7 @@ class Containers:
 
     def _remove(self, uuid: str) -> None:
         self._own_starts.discard(uuid)
+        self._etc.forget(uuid)
         self._resources.settle(uuid)
         self._drop(uuid, spec.container_name(uuid))
         # Not before: its CPUs are in use as long as it is there.
@@ -302,7 +291,7 @@ class Containers:
                 self._start(instance, container, nics)
             else:
                 self._network.plug(uuid, nics, up=False)
-                self._network.join(uuid, container['Id'])
+                self._join(instance, container)
                 self._settle(instance, container, nics)
 
     def _own(self, uuid: str) -> dict[str, Any]:
@@ -388,7 +377,7 @@ class Containers:
                nics: tuple[addresses.Nic, ...]) -> None:
         uuid = instance.uuid
         self._network.plug(uuid, nics, up=True)
-        self._network.join(uuid, container['Id'])
+        self._join(instance, container)
         self._settle(instance, container, nics)
         if container['State']['Paused']:
             self._engine.unpause(container['Id'])
@@ -404,13 +393,7 @@ class Containers:
             # Better no server than one without its limits.
             self._engine.stop(container['Id'], 0)
             raise
-
-    def _settle(self, instance: objects.Instance, container: dict[str, Any],
-                nics: tuple[addresses.Nic, ...]) -> None:
-        """Bring a server to the limits of its flavor."""
-        with self._resources.allotted(instance, instance.flavor,
-                                      nics) as wanted:
-            self._keep(instance.uuid, wanted, container['Id'], nics)
+        self._renew(instance, nics)
 
     def resize(self, instance: objects.Instance, flavor: objects.Flavor,
                network_info: Any) -> None:
@@ -493,49 +476,7 @@ class Containers:
         else:
             self.start(instance, network_info)
 
-    # Network and limits
-
-    def plug(self, instance: objects.Instance, network_info: Any) -> None:
-        """Bring NICs and limits to what Neutron and the flavor say."""
-        nics, uuid = addresses.plan(network_info), instance.uuid
-        with lock(uuid):
-            self._network.plug(uuid, nics, up=self.running(uuid))
-            with contextlib.suppress(exception.ContainerNotFound):
-                self._settle(instance, self.inspect(uuid), nics)
-
-    def unplug(self, uuid: str, network_info: Any) -> None:
-        """Remove NICs; absent ones are fine."""
-        nics = addresses.plan(network_info)
-        with lock(uuid):
-            self._network.unplug(uuid, nics)
-
-    def attach(self, instance: objects.Instance, network_info: Any,
-               port_id: str) -> None:
-        """Plug one more NIC; on failure nothing of it is left.
-
-        :param network_info: with the new port
-        """
-        nics, uuid = addresses.plan(network_info), instance.uuid
-        with lock(uuid), contextlib.ExitStack() as undo:
-            container = self.inspect(uuid)
-            undo.callback(self._network.unplug, uuid, [
-                nic for nic in nics if nic.port_id == port_id])
-            self._network.plug(uuid, nics, up=container['State']['Running'])
-            self._settle(instance, container, nics)
-            undo.pop_all()
-
-    def detach(self, instance: objects.Instance, network_info: Any,
-               port_id: str) -> None:
-        """Remove a NIC and its limits; an absent one is fine.
-
-        :param network_info: with the port
-        """
-        nics, uuid = addresses.plan(network_info), instance.uuid
-        with lock(uuid):
-            self._settle(instance, self.inspect(uuid), tuple(
-                nic for nic in nics if nic.port_id != port_id))
-            self._network.unplug(uuid, [
-                nic for nic in nics if nic.port_id == port_id])
+    # Limits
 
     def follow(self, uuid: str) -> bool:
         """Set link and limits as the container's state wants them.

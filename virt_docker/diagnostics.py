@@ -81,10 +81,13 @@ def flat(container: dict[str, Any], stats: dict[str, Any],
 def full(container: dict[str, Any], stats: dict[str, Any],
          nics: Iterable[dict[str, Any]],
          disks: Mapping[str, Mapping[str, int]],
-         config_drive: bool) -> objects.diagnostics.Diagnostics:
+         config_drive: bool, vcpus: int) -> objects.diagnostics.Diagnostics:
     """Return the object of API microversion 2.48 and later.
 
-    ``driver`` stays unset: Nova's closed list has no word for Docker.
+    ``driver`` stays unset: Nova's closed list has no word for Docker. The
+    kernel counts the time of all its CPUs together, so that is of no ``id``.
+
+    :param vcpus: of the flavor
     """
     paused = container['State']['Paused']
     result = diagnostics.Diagnostics(
@@ -95,7 +98,8 @@ def full(container: dict[str, Any], stats: dict[str, Any],
         maximum=container['HostConfig']['Memory'] // units.Mi,
         used=memory_used(stats) // units.Mi)
     cpu = (stats.get('cpu_stats') or {}).get('cpu_usage') or {}
-    result.add_cpu(id=0, time=cpu.get('total_usage', 0))
+    result.add_cpu(time=cpu.get('total_usage', 0))
+    result.num_cpus = vcpus
     io = block_io(stats)
     result.add_disk(read_bytes=io['read_bytes'],
                     read_requests=io['read_requests'],

@@ -55,6 +55,7 @@ from nova_vcloud.virt_docker import images
 from nova_vcloud.virt_docker import leftovers
 from nova_vcloud.virt_docker import load
 from nova_vcloud.virt_docker import moves
+from nova_vcloud.virt_docker import port_events
 from nova_vcloud.virt_docker import power_states
 from nova_vcloud.virt_docker import rebuilds
 from nova_vcloud.virt_docker import recovery
@@ -167,6 +168,8 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs,
         # What Nova leaves half-way after a failure is ended by its own means.
         manager = getattr(virtapi, '_compute', None)
         self._recovery = recovery.Recovery(manager, self._moves, CONF.host)
+        if manager is not None:
+            port_events.follow(manager, self._update_addresses)
         self._rebuilds = rebuilds.Rebuilds(
             self._containers, image_api, claims.Claims(
                 getattr(manager, 'reportclient', None)))
@@ -368,7 +371,8 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs,
     ) -> objects.diagnostics.Diagnostics:
         """Return counters for API microversion 2.48 and later."""
         return diagnostics.full(*self._sample(instance),
-                                bool(instance.config_drive))
+                                bool(instance.config_drive),
+                                instance.flavor.vcpus)
 
     def _sample(self, instance: objects.Instance
                 ) -> tuple[Any, Any, Any, Any]:

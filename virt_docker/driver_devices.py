@@ -41,6 +41,13 @@ class DeviceVerbs(driver_base.Part):
         """Give a server the addresses that its ports have now."""
         self.plug_vifs(instance, nw_info)
 
+    def _update_addresses(self, instance: objects.Instance) -> None:
+        """Follow a change of the ports of a server, if Nova has it here."""
+        if instance.host == self._host.name:
+            with self._nova_errors(instance):
+                self._containers.update_addresses(
+                    instance, instance.get_network_info())
+
     def attach_interface(self, context: nova_context.RequestContext,
                          instance: objects.Instance,
                          image_meta: objects.ImageMeta, vif: Any) -> None:

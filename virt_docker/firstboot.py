@@ -22,6 +22,8 @@ LOG = log.getLogger(__name__)
 # Both the place of the user data and the mark that a script of it was
 # started are cloud-init's own. The mark comes first: better not at all than
 # twice. What runs has its words on the console, as at any machine's start.
+# Lines that end as Windows has it are made plain, as cloud-init does when the
+# first one ends so (util.dos2unix), in a file that it would make, too.
 _RUN = r'''
 command -v cloud-init >/dev/null 2>&1 && exit
 cd "$1" 2>/dev/null || exit
@@ -35,8 +37,15 @@ case $first in
             "there is no cloud-init"
         exit ;;
 esac
-chmod 700 user-data.txt
-./user-data.txt
+script=user-data.txt
+cr=$(printf '\r')
+case $first in
+    *"$cr")
+        mkdir -p scripts && script=scripts/part-001 &&
+            sed "s/$cr\$//" user-data.txt >$script ;;
+esac
+chmod 700 $script
+./$script
 echo "nova-vcloud: user data ended with $?"
 '''
 

@@ -18,6 +18,7 @@ from oslo_log import log
 
 from nova_vcloud import exception
 from nova_vcloud.engine import Engine
+from nova_vcloud.virt_docker import container_nics
 from nova_vcloud.virt_docker import containers
 from nova_vcloud.virt_docker import images
 from nova_vcloud.virt_docker import references
@@ -103,7 +104,7 @@ class Snapshots:
         """Have an image of a server on the engine for a while."""
         with contextlib.ExitStack() as undo:
             undo.callback(self._discard, tag)
-            with containers.lock(instance.uuid):
+            with container_nics.lock(instance.uuid):
                 container = self._servers.whole(
                     self._servers.inspect(instance.uuid))
                 self._engine.commit(container['Id'], tag, _NO_LABELS)

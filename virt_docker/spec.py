@@ -24,16 +24,19 @@ LABEL_IMAGE = LABEL + 'image'
 #: The image that Nova names: of a server that was unshelved, or evacuated
 #: from a snapshot, not the one it was made from.
 LABEL_BASE_IMAGE = LABEL + 'base_image'
-HOST_NAME_MAX = 64  # gethostname(2)
+HOST_NAME_MAX = 64  # bytes; gethostname(2)
 #: Of HostConfig, for systemd (systemd.io/CONTAINER_INTERFACE). Our runtime
 #: makes the control groups of who has such a /run its own to write.
 SYSTEMD = {'CgroupnsMode': 'private',
            'Tmpfs': {'/run': 'mode=755', '/run/lock': 'mode=1777'}}
 #: 'project/name' of the application of a server that has one.
 LABEL_APPLICATION = LABEL + 'application'
+#: Empty: what changes while a server lives, a label cannot follow. Containers
+#: and snapshots of earlier releases have them.
+FORMER_LABELS = (LABEL + 'display_name', LABEL + 'flavor')
 LABELS = (LABEL_UUID, LABEL_HOST, LABEL_NAME, LABEL_IMAGE, LABEL_BASE_IMAGE,
-          LABEL_APPLICATION, late_results.LABEL, *(LABEL + word for word in (
-              'display_name', 'project_id', 'user_id', 'flavor')))
+          LABEL_APPLICATION, late_results.LABEL, LABEL + 'project_id',
+          LABEL + 'user_id', *FORMER_LABELS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,13 +79,16 @@ def container_name(uuid: str) -> str:
 def kernel_hostname(hostname: str) -> str:
     """Return the name that a server calls itself.
 
-    Nova takes a domain name of up to 255 characters (API 2.94), Linux 64
-    (HOST_NAME_MAX) and does not start the container with more: then it is
-    the part before the first dot, as a virtual machine would have it.
+    Nova takes a domain name of up to 255 characters (API 2.94), and letters
+    of two bytes in a name that it makes of a server's display name. Linux
+    takes 64 bytes (HOST_NAME_MAX) and does not start the container with more:
+    then it is the part before the first dot, as a virtual machine would have
+    it, cut between two characters.
     """
-    if len(hostname) <= HOST_NAME_MAX:
+    if len(hostname.encode()) <= HOST_NAME_MAX:
         return hostname
-    return hostname.partition('.')[0][:HOST_NAME_MAX]
+    first = hostname.partition('.')[0].encode()[:HOST_NAME_MAX]
+    return first.decode(errors='ignore')
 
 
 def parked_name(uuid: str) -> str:
@@ -116,10 +122,9 @@ def labels(instance: objects.Instance, host: str,
         LABEL_UUID: instance.uuid,
         LABEL_HOST: host,
         LABEL_NAME: instance.name,
-        LABEL + 'display_name': instance.display_name or '',
+        **dict.fromkeys(FORMER_LABELS, ''),
         LABEL + 'project_id': instance.project_id or '',
         LABEL + 'user_id': instance.user_id or '',
-        LABEL + 'flavor': instance.flavor.name,
         LABEL_IMAGE: instance.image_ref or '',
         LABEL_BASE_IMAGE: instance.system_metadata.get(
             'image_base_image_ref', instance.image_ref or ''),

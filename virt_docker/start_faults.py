@@ -26,25 +26,25 @@ _INSIDE = r'\S*/merged(?P<what>/\S*?)'
 FAULTS = tuple((re.compile(pattern, re.IGNORECASE), text)
                for pattern, text in (
     (r'^no command specified',
-     'the image does not say which program to start (CMD or ENTRYPOINT), '
-     'nor does its property vcloud_command'),
-    (r'unable to find (?P<kind>user|group) (?P<what>.+?): '
-     r'no matching entries in (?P<why>\w+) file',
-     'the image is to run as {kind} {what}, which its /etc/{why} does not '
-     'have'),
+     ('the image does not say which program to start (CMD or ENTRYPOINT), '
+     'nor does its property vcloud_command')),
+    ((r'unable to find (?P<kind>user|group) (?P<what>.+?): '
+     r'no matching entries in (?P<why>\w+) file'),
+     ('the image is to run as {kind} {what}, which its /etc/{why} does not '
+     'have')),
     (r'unable to find (?P<kind>user|group) .+?: (?:read|open) ' + _INSIDE
      + r': (?P<why>.*)',
      'the {kind} that the image is to run as is unknown: {what}: {why}'),
     (r'uids and gids must be in range (?P<why>\S+)',
-     'the number of the user or group that the image is to run as is not in '
-     '{why}'),
+     ('the number of the user or group that the image is to run as is not in '
+     '{why}')),
     (_PROGRAM + r'(?:stat [^:]+: )?(?:no such file or directory|executable '
      r'file not found)',
      'the image has no program "{what}", which it is to start with'),
     (_PROGRAM + r'(?P<why>permission denied|is a directory|not a directory|'
      r'exec format error|too many levels of symbolic links)',
-     'the program "{what}", which the image is to start with, cannot be '
-     'executed: {why}'),
+     ('the program "{what}", which the image is to start with, cannot be '
+     'executed: {why}')),
     (_STARTING + r'.*chdir to cwd \("(?P<what>[^"]*)"\) set in config\.json '
      r'failed: (?P<why>[^:]*)',
      'the working directory of the image, {what}, cannot be entered: {why}'),

@@ -153,6 +153,21 @@ def test_image_of_another_format(desk: Desk, fault):
     assert 'container_format' in message
 
 
+def test_image_in_a_folder(fault):
+    message = fault('in-a-folder', rootfs('rootfs', 'rootfs/bin',
+                                          'rootfs/bin/sh'),
+                    vcloud_command='/bin/sh')
+    assert 'has no program "/bin/sh"' in message
+    assert 'retries' not in message
+
+
+def test_image_of_an_unknown_program(fault):
+    message = fault('no-program', rootfs('etc/motd'),
+                    vcloud_command='/sbin/nowhere --now')
+    assert 'has no program "/sbin/nowhere"' in message
+    assert 'retries' not in message
+
+
 def test_image_that_wants_more_disk_than_the_flavor_has(desk: Desk):
     image = glance(desk, 'big', rootfs('bin/sh'), min_disk=500)
     try:

@@ -120,6 +120,51 @@ def test_an_interface_that_cannot_be_is_refused_and_nothing_left(desk: Desk):
         desk.api.network.delete_network(network)
 
 
+def own_lines(desk: Desk, server) -> list[list[str]]:
+    """Return the fields of the lines of /etc/hosts that are Nova's."""
+    return [line.split() for line in desk.inside(
+        server, 'cat /etc/hosts').splitlines() if line.endswith('# nova')]
+
+
+def test_an_address_follows_its_port_while_the_server_runs(desk: Desk):
+    server = desk.boot('readdressed', ip='10.77.0.114')
+    port = next(iter(desk.api.network.ports(device_id=server.id)))
+    subnets = {each['ip_address']: each['subnet_id']
+               for each in port.fixed_ips}
+    desk.answers(server)
+    pid = process(desk, server)
+    desk.api.network.update_port(port, fixed_ips=[
+        {'ip_address': '10.77.0.115',
+         'subnet_id': subnets['10.77.0.114']}])
+    until(lambda: desk.pings('10.77.0.115'), 30, 'the new one answers')
+    assert not desk.pings('10.77.0.114')
+    until(lambda: '10.77.0.115' in {
+        line[0] for line in own_lines(desk, server)}, 10, '/etc/hosts')
+    assert process(desk, server) == pid
+    other = desk.boot('heir', ip='10.77.0.114')
+    desk.answers(other)
+    reboot(desk, server)
+    assert nics(desk, server)['eth0'] >= {'10.77.0.115'}
+
+
+def test_a_hostname_set_later_is_there_after_a_hard_reboot(desk: Desk):
+    server = desk.boot('before')
+    answer = desk.compute.put(
+        f'/servers/{server.id}', json={'server': {'hostname': 'after'}},
+        microversion='2.90')
+    assert answer.ok, answer.text
+    reboot(desk, server)
+    assert desk.inside(server, 'hostname; cat /etc/hostname'
+                       ).split() == ['after', 'after']
+    assert {line[1] for line in own_lines(desk, server)} == {'after'}
+
+
+def test_a_name_of_letters_of_two_bytes(desk: Desk):
+    server = desk.boot('é' * 100)
+    desk.answers(server)
+    assert desk.inside(server, 'hostname').strip() == 'é' * 32
+
+
 def set_password(desk: Desk, server, password: str) -> None:
     desk.compute.change_server_password(server, password)
     until(lambda: desk.get(server).status == 'ACTIVE'

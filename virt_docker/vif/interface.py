@@ -61,12 +61,9 @@ class Interface:
         if made:
             change = {'state': 'up'}
             addresses: set[str] = set()
-            routes: set[Route] = set()
         else:
             change = self._link_changes(nic)
             addresses = set(self.addresses())
-            # Without an up link the kernel has dropped its routes.
-            routes = set() if 'state' in change else self.routes()
         stale = addresses - set(nic['addresses'])
         for address in stale:
             self._address('del', address)
@@ -75,8 +72,11 @@ class Interface:
             self._address('add', address)
         if change:
             self._netlink.link('set', index=self._index, **change)
-        self._converge_routes(nic, routes)
-        return bool(missing or 'address' in change or 'state' in change)
+        # Only now: routes go with a link that goes down, and with the last
+        # address of their family.
+        self._converge_routes(nic, set() if made else self.routes())
+        return bool(stale or missing or 'address' in change
+                    or 'state' in change)
 
     def _link_changes(self, nic: Mapping[str, Any]) -> dict[str, Any]:
         wanted = {'mtu': nic['mtu'], 'address': nic['mac']}

@@ -9,6 +9,8 @@ import re
 
 from nova_vcloud import privsep
 
+#: What follows a container's id in the name of the file with its hostname.
+HOSTNAME = '.hostname'
 # The engine's ids; anything else could leave the directory.
 _CONTAINER_ID = re.compile(r'[0-9a-f]{64}')
 
@@ -32,10 +34,29 @@ def join(directory: str, container_id: str, namespace: str) -> None:
 
 
 @privsep.net.entrypoint
+def set_hostname(directory: str, container_id: str, hostname: str) -> None:
+    """Have the runtime give a container another name than it was made with.
+
+    :param hostname: '' for the one that it was made with
+    :raises ValueError: not the id of a container
+    """
+    path = _link(directory, container_id) + HOSTNAME
+    if not hostname:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        return
+    with open(f'{path}.new', 'w', encoding='utf-8') as file:
+        file.write(hostname)
+    os.replace(f'{path}.new', path)
+
+
+@privsep.net.entrypoint
 def forget(directory: str, container_id: str) -> None:
-    """Remove the link of a container; an absent one is fine."""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(_link(directory, container_id))
+    """Remove link and name of a container; absent ones are fine."""
+    link = _link(directory, container_id)
+    for path in (link, link + HOSTNAME):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
 
 
 @privsep.net.entrypoint

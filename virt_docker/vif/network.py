@@ -61,18 +61,20 @@ class Network:
         return {uuid for uuid in uuids if uuidutils.is_uuid_like(uuid)}
 
     def plug(self, server: str, nics: Iterable[Nic], *,
-             up: bool = True) -> None:
+             up: bool = True) -> bool:
         """Make namespace and NICs, or repair what differs.
 
         NICs that are not named stay. On failure nothing is left of what
         this call made.
 
         :param up: whether the links have a carrier
+        :returns: whether an address, a MAC or a link changed
         :raises VirtualInterfacePlugException: with the reason
         """
         with _plug_errors():
-            wiring.plug(self._fabric, self.namespace(server), _owner(server),
-                        _values(nics), self._uplinks, up)
+            return bool(wiring.plug(
+                self._fabric, self.namespace(server), _owner(server),
+                _values(nics), self._uplinks, up))
 
     def unplug(self, server: str, nics: Iterable[Nic]) -> None:
         """Remove the NICs of these ports; absent ones are fine.
@@ -126,11 +128,17 @@ class Network:
             return wiring.counters(self._fabric, self.namespace(server),
                                    _owner(server))
 
-    def join(self, server: str, container_id: str) -> None:
-        """Let the runtime put a container into the server's namespace."""
+    def join(self, server: str, container_id: str,
+             hostname: str = '') -> None:
+        """Let the runtime put a container into the server's namespace.
+
+        :param hostname: that it is to have instead of the one it was made
+            with
+        """
         with _plug_errors():
             mapping.join(self._links_path, container_id,
                          netns.path(self.namespace(server)))
+            mapping.set_hostname(self._links_path, container_id, hostname)
 
     def forget(self, container_id: str) -> None:
         """Forget a container; an unknown one is fine."""

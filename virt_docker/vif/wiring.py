@@ -63,13 +63,14 @@ NicValues = Mapping[str, Any]
 @privsep.net.entrypoint
 @netns.own_thread
 def plug(fabric: str, name: str, owner: str, nics: Iterable[NicValues],
-         uplinks: Mapping[str, str], up: bool) -> None:
+         uplinks: Mapping[str, str], up: bool) -> bool:
     """Make a server's namespace and NICs, or repair what differs.
 
     NICs of other ports stay as they are. On failure nothing is left of what
     this call made.
 
     :param up: whether the links have a carrier
+    :returns: whether an address, a MAC or a link changed
     :raises WiringError: the host lacks something
     """
     with contextlib.ExitStack() as undo, contextlib.ExitStack() as sockets:
@@ -93,7 +94,9 @@ def plug(fabric: str, name: str, owner: str, nics: Iterable[NicValues],
                         changed.append(nic)
                 taps.pop_all()
             undo.pop_all()
-    _announce_later(fabric, name, changed)
+    connected = [nic for nic in changed if up and nic['up']]
+    _announce_later(fabric, name, connected)
+    return bool(changed)
 
 
 @privsep.net.entrypoint
@@ -278,7 +281,7 @@ class ServerLinks:
              undo: contextlib.ExitStack) -> bool:
         """Bring one NIC to what it should be.
 
-        :returns: whether its neighbours must be told
+        :returns: whether its neighbours must be told, once it is connected
         """
         # With nothing in the namespace, an existing tap can only be stale.
         tap = self._tap(nic) if self._links else None
@@ -293,7 +296,7 @@ class ServerLinks:
             'mtu': nic['mtu'], 'master': bridge,
             'ifalias': f'{self._owner}:{nic["port_id"]}'},
             state=up and nic['up'])
-        return bool(up and nic['up'] and (moved or not was_up))
+        return moved or (up and nic['up'] and not was_up)
 
     def _tap(self, nic: NicValues) -> Any:
         """Return the NIC's tap if its other end is here.

@@ -125,6 +125,20 @@ def test_a_script_of_no_known_program_is_said(host):
     console(host, instance, 'user data ended with 127')
 
 
+@pytest.mark.parametrize('data', [
+    SCRIPT.replace(b'\n', b'\r\n'), SCRIPT.rstrip().replace(b'\n', b'\r\n'),
+    # Only some lines, as by two editors.
+    SCRIPT.replace(b'sh\n', b'sh\r\n'),
+    SCRIPT.replace(b'/bin/sh\n', b'/bin/sh -e\r\n')])
+def test_lines_that_end_as_on_windows(host, data):
+    instance = boot(host, data)
+    console(host, instance, 'user data ended with 3')
+    assert host.inside(instance, 'cat /root/ran') == 'ran as 0\n'
+    assert host.inside(
+        instance, 'base64 /var/lib/cloud/instances/*/user-data.txt | '
+        'base64 -d | od -An -tx1 | tr -d " \\n"') == data.hex()
+
+
 def test_an_image_without_a_shell_is_a_server_all_the_same(host, caplog):
     instance = described(host, SCRIPT)
     host.spawn(instance, host.ports(), seed.archive(instance, None))

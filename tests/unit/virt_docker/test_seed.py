@@ -5,11 +5,11 @@ import dataclasses
 import io
 import tarfile
 
-from nova import exception
 from nova import objects
 from oslo_utils.fixture import uuidsentinel as uuids
 import pytest
 
+from nova_vcloud import exception
 from nova_vcloud.virt_docker import names
 from nova_vcloud.virt_docker import seed
 
@@ -31,7 +31,7 @@ def entries(data):
 
 NAMES = {
     'etc/hostname': ('0o644', 0, b'web-1\n'),
-    'etc/hosts': ('0o644', 0, names.HOSTS.encode())}
+    'etc/hosts': ('0o644', 0, f'{names.HOSTS}# nova\n'.encode())}
 
 
 def test_who_has_nothing_else_has_a_name():
@@ -53,7 +53,7 @@ def test_a_server_knows_its_addresses_and_who_to_ask():
     found = dict(names.files(name, nics))
     assert found['/etc/hostname'] == 'd' * 64 + '\n'
     assert found['/etc/hosts'] == names.HOSTS + ''.join(
-        f'{address}\t{name} {"d" * 64}\n'
+        f'{address}\t{name} {"d" * 64}\t# nova\n'
         for address in ('10.0.0.5', 'fd00::5', '10.1.0.5'))
     assert found['/etc/resolv.conf'] == (
         'nameserver 10.0.0.1\nnameserver fd00::1\n')

@@ -82,7 +82,9 @@ def test_the_console_log_is_bounded(instance):
     ('a' * 58 + '.local', 'a' * 58 + '.local'),  # 64: as long as Linux takes
     ('b' * 59 + '.local', 'b' * 59),
     ('c' * 52 + '-guest.example.com', 'c' * 52 + '-guest'),
-    ('d' * 70, 'd' * 64)])
+    ('d' * 70, 'd' * 64),
+    ('é' * 63, 'é' * 32), ('xé' * 32, 'xé' * 21 + 'x'),  # two bytes each
+    ('ü' * 30 + '.example', 'ü' * 30)])
 def test_a_long_name_is_known_but_not_the_hostname(instance, wanted, own):
     instance.hostname = wanted
     body = build(instance, [Nic(('10.0.0.5/24',), ())])
@@ -130,10 +132,10 @@ def test_labels_tell_whose_container_it_is(instance):
         'org.openstack.nova.uuid': uuids.server,
         'org.openstack.nova.host': 'compute1',
         'org.openstack.nova.name': instance.name,
-        'org.openstack.nova.display_name': 'web 1',
+        'org.openstack.nova.display_name': '',
         'org.openstack.nova.project_id': 'p1',
         'org.openstack.nova.user_id': 'u1',
-        'org.openstack.nova.flavor': 'c1.small',
+        'org.openstack.nova.flavor': '',
         'org.openstack.nova.image': uuids.image,
         'org.openstack.nova.base_image': uuids.image,
         'org.openstack.nova.application': '',

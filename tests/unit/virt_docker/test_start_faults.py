@@ -38,8 +38,8 @@ MERGED = '/var/lib/docker/overlay2/4753ac67/merged'
      'config.json failed: permission denied: unknown',
      '/w, cannot be entered: permission denied'),
     ('Cannot mkdir: /w is not a directory', '/w, is not a directory'),
-    ("the working directory 'rel/x' is invalid, it needs to be an absolute "
-     'path', 'rel/x, is not an absolute path'),
+    (("the working directory 'rel/x' is invalid, it needs to be an absolute "
+     'path'), 'rel/x, is not an absolute path'),
     (f'evalSymlinksInScope: too many links in {MERGED}/w', 'circle: /w'),
     ('invalid environment variable: =c', 'valid: =c'),
     ('invalid signal: SIGNOPE', 'unknown: SIGNOPE'),
@@ -56,11 +56,11 @@ def test_every_host_would_say_so(text, said):
 @pytest.mark.parametrize('text', [
     'error creating overlay mount to /x/merged: no such file or directory',
     'mkdir /x/merged: no space left on device',
-    'failed to create shim task: OCI runtime create failed: '
-    'nova-vcloud-runtime: container 1 has no network namespace in /run/x',
-    'OCI runtime create failed: unable to retrieve OCI runtime error (open '
+    ('failed to create shim task: OCI runtime create failed: '
+    'nova-vcloud-runtime: container 1 has no network namespace in /run/x'),
+    ('OCI runtime create failed: unable to retrieve OCI runtime error (open '
     'log.json: no such file or directory): exec: "nova-vcloud-runtime": '
-    'executable file not found in $PATH: <nil>: unknown',
+    'executable file not found in $PATH: <nil>: unknown'),
     OCI + 'exec: "/sbin/docker-init": stat /sbin/docker-init: no such file '
     'or directory: unknown',
     OCI + 'unable to apply cgroup configuration: mkdir /sys/fs/cgroup/x: no '
