@@ -33,6 +33,7 @@ import lan as lan_fixture  # noqa: E402
 from nova import objects  # noqa: E402
 import sshd  # noqa: E402
 import tlsd  # noqa: E402
+import transfers  # noqa: E402
 
 from nova_vcloud import privsep  # noqa: E402
 from nova_vcloud.virt_docker import images  # noqa: E402
@@ -105,7 +106,7 @@ class Bench:
                         'tls': transport.Hosts(tls, 300)}
         for each in self._others.values():
             stack.callback(each.close)
-        self._way = 'ssh'
+        self._transport = 'ssh'
         self._data = folder / 'data'
         self._data.write_bytes(os.urandom(MEGABYTES << 20))
         self._bare = stack.enter_context(sshd.private(
@@ -114,8 +115,8 @@ class Bench:
         self.moves = [moves.Moves(
             host.dockerd.engine, host.containers, computehost.Images(),
             'layer', str(folder / 'spool'),
-            self._remote,
-            lambda _context, _image: True, 2, 5,
+            self._remote, transfers.Destination(folder / 'spool'),
+            lambda _context, _image: True, 2, 64 << 10, 5,
             ephemeral.Store(str(folder / 'ephemerals'), 'ext4'))
             for host in self.hosts]
         self._share_base()
@@ -131,7 +132,7 @@ class Bench:
         two.docker('tag', base, f'{dockerd_fixture.IMAGE}:latest')
 
     def _remote(self, address: str) -> transport.Remote:
-        return self._others[self._way].remote(address)
+        return self._others[self._transport].remote(address)
 
     def server(self) -> tuple[objects.Instance, object]:
         """Return a server that has written something."""
@@ -148,7 +149,7 @@ class Bench:
         :param way: 'ssh' or 'tls'
         :param connected: by a move before
         """
-        self._way = way
+        self._transport = way
         instance, ports = self.server()
         there = self.hosts[1].ports()
         # What was written within the last second is sent again.
@@ -158,9 +159,9 @@ class Bench:
             self._others[way].close()
         have_memory()
         start = time.perf_counter()
-        papers = self.moves[0].send(None, instance, sshd.ADDRESS, ports,
+        manifest = self.moves[0].send(None, instance, sshd.ADDRESS, ports,
                                     STOP_TIMEOUT)
-        self.moves[1].receive(None, instance, papers, there,
+        self.moves[1].receive(None, instance, manifest, there,
                               objects.ImageMeta(), power_on=True)
         end = time.perf_counter()
         for host in self.hosts:

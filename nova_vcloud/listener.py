@@ -6,20 +6,27 @@ Both ends show a certificate, as QEMU's migration and NBD have them (RFC 8446).
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import socket
 import socketserver
 import ssl
 import sys
+import threading
 import time
 from typing import Any
 from typing import NoReturn
 
+from nova_vcloud import receiver
 from nova_vcloud import spool as spools
 
 HANDSHAKE = 10  # seconds
 LINGER = 5  # seconds
 GONE = 60  # seconds
+#: Connections at a time, each of which takes a thread: of one address, and
+#: of all.
+MAX_PER_ADDRESS = 32
+MAX_CONNECTIONS = 256
 
 
 class _Connection(socketserver.BaseRequestHandler):
@@ -33,13 +40,42 @@ class _Connection(socketserver.BaseRequestHandler):
             tls = self.server.context.wrap_socket(self.request,
                                                   server_side=True)
         except OSError as e:
-            sys.stderr.write(f'{self.client_address[0]}: {e}\n')
+            _log(self.client_address, str(e))
             return
         with contextlib.suppress(OSError), tls, \
                 tls.makefile('rb') as source, tls.makefile('w') as sink:
-            tls.settimeout(None)
-            if not spools.serve(self.server.spool, source, sink):
+            refused = receiver.Connection(
+                self.server.spool, source, sink,
+                names_in(tls.getpeercert() or {}), tls.settimeout).serve()
+            if refused:
+                _log(self.client_address, f'refused: {refused}')
                 _linger(tls)
+
+
+def _log(address: Any, text: str) -> None:
+    sys.stderr.write(f'{address[0]}: {text!r}\n')
+
+
+def names_in(certificate: Any) -> frozenset[str]:
+    """Return the addresses that a verified certificate names.
+
+    :param certificate: as ``ssl.SSLSocket.getpeercert`` tells it
+    """
+    # OpenSSL writes IPv6 in a way of its own (0:0:0:0:0:0:0:1).
+    return frozenset(
+        canonical(value)
+        for kind, value in certificate.get('subjectAltName', ())
+        if kind == 'IP Address')
+
+
+def canonical(address: str) -> str:
+    """Return an address in the form in which it is compared."""
+    family = socket.AF_INET6 if ':' in address else socket.AF_INET
+    try:
+        return socket.inet_ntop(family, socket.inet_pton(family,
+                                                         address.strip()))
+    except OSError:
+        return address
 
 
 def _linger(connection: socket.socket) -> None:
@@ -50,7 +86,7 @@ def _linger(connection: socket.socket) -> None:
     """
     deadline = time.monotonic() + LINGER
     connection.settimeout(LINGER)
-    while connection.recv(spools.CHUNK) and time.monotonic() < deadline:
+    while connection.recv(receiver.CHUNK) and time.monotonic() < deadline:
         pass
 
 
@@ -63,20 +99,46 @@ class Listener(socketserver.ThreadingMixIn, socketserver.TCPServer):
 
     allow_reuse_address = True
     daemon_threads = True
+    request_queue_size = 128
 
     def __init__(self, spool: spools.Spool, address: tuple[str, int],
                  context: ssl.SSLContext) -> None:
         self.spool = spool
         self.context = context
+        self._lock = threading.Lock()
+        self._open: collections.Counter[str] = collections.Counter()
         if ':' in address[0]:
             self.address_family = socket.AF_INET6
         super().__init__(address, _Connection)
 
     def get_request(self) -> tuple[socket.socket, Any]:
         """Return a connection that ends within a minute when its host dies."""
-        found, address = super().get_request()
-        prepare(found)
-        return found, address
+        connection, address = super().get_request()
+        prepare(connection)
+        return connection, address
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """Tell whether one more connection may be; it counts from now on."""
+        host = client_address[0]
+        with self._lock:
+            if (self._open[host] >= MAX_PER_ADDRESS
+                    or self._open.total() >= MAX_CONNECTIONS):
+                _log(client_address, 'refused: too many connections')
+                return False
+            self._open[host] += 1
+        return True
+
+    def process_request_thread(self, request: Any, client_address: Any
+                               ) -> None:
+        """Serve a connection, and count it no more."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            host = client_address[0]
+            with self._lock:
+                self._open[host] -= 1
+                if not self._open[host]:
+                    del self._open[host]
 
 
 def prepare(connection: socket.socket) -> None:

@@ -30,6 +30,7 @@ disk = priv_context.PrivContext(
         capabilities.CAP_MKNOD,      # what stands for a deleted file
         capabilities.CAP_SETFCAP,
         capabilities.CAP_SYS_ADMIN,  # trusted.* attributes, mount
+        capabilities.CAP_SYS_CHROOT,  # to unpack what other hosts send
     ],
 )
 

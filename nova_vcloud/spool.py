@@ -1,137 +1,394 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What other hosts may do with the spool, in which servers arrive.
+"""The directory in which servers of other hosts arrive.
 
-A connection begins with a line that says what is here; then requests are
-taken until its input ends. All that comes is in frames: their length, 8 bytes
-in network order, and as many bytes. A request is a frame of words, answered
-by a line; after that of a file come frames of data, the last of them empty. A
-line that begins with ``no`` is the end, and says why.
+nova-compute admits a server; ``nova-vcloud-receive`` stores what is sent of
+it; nova-compute reads that. It may be root, and the account of the receiver
+owns the directory: neither follows a symbolic link there, and nova-compute
+reads regular files with one name only.
 
-Only the standard library is imported: ssh starts this anew for each
+Only the standard library is imported: ssh starts the receiver anew for each
 connection.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from collections.abc import Iterator
 import contextlib
 import ctypes
+import fcntl
+import hashlib
+import hmac
 import io
+import json
 import os
 import re
 import shutil
-import struct
+import stat
+import time
 from typing import IO
+from typing import NamedTuple
 
-VERSION = 'nova-vcloud-receive 2'
-CHUNK = 1 << 20
-MAX_REQUEST = 1 << 20  # bytes, with the papers of a server
-LENGTH = struct.Struct('!Q')
-PAPERS = 'papers.json'
-#: Of what is left when a server has arrived.
+MANIFEST = 'manifest.json'
+#: Name that the release before gave it.
+_OLD_MANIFEST = 'papers.json'
+MAX_MANIFEST = 64 << 10  # bytes
+#: Bytes that stay free on the file system of the directory.
 RESERVE = 64 << 20
+#: Seconds from the admission until the sender must have begun.
+EXPIRES = 600
 #: Bytes that may wait for the disk. It writes while more comes and the server
 #: runs, not when it is down: for each unmount of a root filesystem the kernel
 #: waits for all that is dirty on the file system it lies on (ovl_sync_fs).
 BEHIND = 16 << 20
 SYNC_FILE_RANGE_WRITE = 2  # linux/fs.h
 
+_ADMISSION = '.admission'
 _libc = ctypes.CDLL(None)
 _libc.sync_file_range.argtypes = [ctypes.c_int, ctypes.c_int64,
                                   ctypes.c_int64, ctypes.c_uint]
 _UUID = re.compile(r'[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}')
-_NAME = re.compile(r'[a-z][a-z0-9.-]{0,40}')
+_FILE = re.compile(r'(image|layer|changes|disk\.eph(0|[1-9]\d?))\.tar')
 
 
 class Refused(Exception):
     """What was asked for is not done; says why."""
 
 
+class Admission(NamedTuple):
+    """Permission to send one server here, for one move.
+
+    :ivar token_hash: of :func:`token_hash`
+    :ivar migration: UUID of Nova's record of the move
+    :ivar sender: address that the sender's TLS certificate must name
+    :ivar size: bytes of all files together, at most
+    :ivar files: names of the files that may be sent
+    :ivar expires: Unix time by which the sender must have begun
+    """
+
+    token_hash: str
+    migration: str
+    sender: str
+    size: int
+    files: list[str]
+    expires: float
+
+
+def token_hash(token: str) -> str:
+    """Return what is kept of a token."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def check_files(names: Iterable[str]) -> None:
+    """See that names are those of files that a move may have.
+
+    :raises Refused: one is not
+    """
+    for name in names:
+        if not isinstance(name, str) or not _FILE.fullmatch(name):
+            raise Refused(f'{name!r} is not the name of a file of a move')
+
+
+def open_file(path: str) -> IO[bytes]:
+    """Open a file that the receiver has stored.
+
+    :raises Refused: it is no regular file, or has another name besides
+    :raises FileNotFoundError: there is none
+    """
+    folder, name = os.path.split(path)
+    try:
+        where = _open_folder(folder)
+    except NotADirectoryError as e:
+        raise Refused(f'{folder} is not a directory') from e
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK,
+                     dir_fd=where)
+    except FileNotFoundError:
+        raise
+    except OSError as e:  # a symbolic link, a socket
+        raise Refused(f'{path} is not a regular file: {e.strerror}') from e
+    finally:
+        os.close(where)
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+        os.close(fd)
+        raise Refused(f'{path} is not a regular file with one name')
+    return open(fd, 'rb')
+
+
+def _open_folder(path: str, dir_fd: int | None = None) -> int:
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW,
+                   dir_fd=dir_fd)
+
+
 class Spool:
-    """What other hosts may do with a directory."""
+    """That directory."""
 
     def __init__(self, path: str) -> None:
         self._path = path
 
-    def _folder(self, server: str) -> str:
-        if not _UUID.fullmatch(server):
-            raise Refused(f'{server!r} is not the UUID of a server')
-        return os.path.join(self._path, server)
+    # For nova-compute
 
-    def begin(self, server: str, size: str, papers: str) -> None:
-        """Make a directory for a server, with nothing but its papers.
+    def make(self) -> None:
+        """Have the directory."""
+        os.makedirs(self._path, mode=0o700, exist_ok=True)
 
-        :param size: bytes that are to come
-        :param papers: what nova-compute wants to know of it
-        :raises Refused: there is no room for them
+    def admit(self, server: str, admission: Admission) -> None:
+        """Let a server be sent here; an earlier admission of it ends.
+
+        :raises Refused: there is no room, or a name that no file has
         """
-        folder = self._folder(server)
-        if not size.isdecimal():
-            raise Refused(f'{size!r} is not a number of bytes')
-        free = shutil.disk_usage(self._path).free
-        if int(size) + RESERVE > free:
-            raise Refused(
-                f'{self._path} has room for {free >> 20} MiB, the server '
-                f'has {int(size) >> 20} MiB')
-        self.drop(server)
-        os.mkdir(folder, mode=0o700)
-        with self._made(server, PAPERS) as f:
-            _write(f, papers.encode())
+        check_files(admission.files)
+        with self._locked() as top:
+            self._check_room(server, admission.size)
+            temporary = f'{_checked(server)}.new'
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary, dir_fd=top)
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL
+                         | os.O_NOFOLLOW, 0o600, dir_fd=top)
+            with open(fd, 'wb', buffering=0) as f:
+                _write(f, json.dumps(admission._asdict()).encode())
+                owner = os.fstat(top)
+                if owner.st_uid != os.geteuid():
+                    # The receiver must read it.
+                    os.fchown(fd, owner.st_uid, owner.st_gid)
+            os.rename(temporary, server + _ADMISSION, src_dir_fd=top,
+                      dst_dir_fd=top)
 
-    def put(self, server: str, name: str, source: io.BufferedReader) -> int:
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[int]:
+        """Yield the directory while nobody else counts what is free."""
+        top = _open_folder(self._path)
+        try:
+            fcntl.flock(top, fcntl.LOCK_EX)
+            yield top
+        finally:
+            os.close(top)
+
+    def _check_room(self, server: str, size: int) -> None:
+        free = _free(self._path)
+        others = sum(self._outstanding(each) for each in self.waiting()
+                     if each != server)
+        if size + others + RESERVE > free:
+            raise Refused(
+                f'{self._path} has room for {free >> 20} MiB, of which '
+                f'{others >> 20} MiB are to come for other servers; this '
+                f'server has {size >> 20} MiB')
+
+    def _outstanding(self, server: str) -> int:
+        """Return the bytes that may still come for a server."""
+        found = self.admission(server)
+        if found is None:
+            return 0
+        try:
+            with os.scandir(os.path.join(self._path, server)) as entries:
+                stored = sum(entry.stat(follow_symlinks=False).st_size
+                             for entry in entries)
+        except OSError:  # it has not begun, or is being removed
+            return 0 if time.time() > found.expires else found.size
+        return max(0, found.size - stored)
+
+    def admission(self, server: str) -> Admission | None:
+        """Return what lets a server be sent here; None when nothing does."""
+        path = os.path.join(self._path, _checked(server) + _ADMISSION)
+        try:
+            with open_file(path) as f:
+                return _parsed(f)
+        except (FileNotFoundError, Refused, ValueError, TypeError):
+            return None
+
+    def revoke(self, server: str) -> None:
+        """Let nothing more come for a server; what is there stays."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(self._path, _checked(server) + _ADMISSION))
+
+    def drop(self, server: str) -> None:
+        """Remove what there is of a server; nothing is fine."""
+        self.revoke(server)
+        _remove(os.path.join(self._path, server))
+
+    def waiting(self) -> list[str]:
+        """Return the servers of which something is here."""
+        names = {name.removesuffix(_ADMISSION)
+                 for name in os.listdir(self._path)}
+        return sorted(filter(_UUID.fullmatch, names))
+
+    def folder(self, server: str) -> str:
+        """Return the directory of a server, for :func:`open_file`."""
+        return os.path.join(self._path, _checked(server))
+
+    def manifest(self, server: str) -> str | None:
+        """Return what the sender's nova-compute has written; None for none.
+
+        :raises Refused: it is no manifest
+        """
+        for name in (MANIFEST, _OLD_MANIFEST):
+            with contextlib.suppress(FileNotFoundError), \
+                    open_file(os.path.join(self.folder(server), name)) as f:
+                text = f.read(MAX_MANIFEST + 1)
+                if len(text) > MAX_MANIFEST:
+                    raise Refused(f'the manifest of {server} is too large')
+                return text.decode()
+        return None
+
+    # For the receiver
+
+    def begin(self, server: str, token: str, manifest: str,
+              names: frozenset[str] | None) -> Arrival:
+        """Make a directory for a server, with nothing but its manifest.
+
+        :param names: those of the sender in its certificate; None without
+        :raises Refused: it was not admitted, or not with that token or from
+            that host; another connection sends it; there is no room
+        """
+        admission, lock = self._admitted(server, token)
+        try:
+            if names is not None and admission.sender not in names:
+                raise Refused(
+                    f'{server} is to come from {admission.sender}, and the '
+                    f'certificate names {", ".join(sorted(names)) or "none"}')
+            _remove(os.path.join(self._path, server))
+            with self._locked() as top:
+                self._check_room(server, admission.size)
+                os.mkdir(server, mode=0o700, dir_fd=top)
+                folder = _open_folder(server, top)
+        except BaseException:
+            os.close(lock)
+            raise
+        arrival = Arrival(admission, folder, lock)
+        try:
+            arrival.write_manifest(manifest)
+        except BaseException:
+            arrival.close()
+            raise
+        return arrival
+
+    def _admitted(self, server: str, token: str) -> tuple[Admission, int]:
+        """Return the admission of a server, and what locks it."""
+        # One answer for all: who has no token learns nothing.
+        unknown = Refused(f'no such admission of {server}: nova-compute of '
+                          'this host gives it to the sender, for one move')
+        path = os.path.join(self._path, _checked(server) + _ADMISSION)
+        try:
+            f = open_file(path)
+        except FileNotFoundError:
+            raise unknown from None
+        with f:
+            found = _parsed(f)
+            if not hmac.compare_digest(found.token_hash, token_hash(token)) \
+                    or time.time() > found.expires:
+                raise unknown
+            lock = os.dup(f.fileno())
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            raise Refused(f'another connection sends {server}') from None
+        return found, lock
+
+
+class Arrival:
+    """A server that is being received.
+
+    :param folder: file descriptor of its directory
+    :param lock: of its admission, locked
+    """
+
+    def __init__(self, admission: Admission, folder: int, lock: int) -> None:
+        self._admission = admission
+        self._folder = folder
+        self._lock = lock
+        self._left = admission.size
+        self._names: set[str] = set()
+
+    def write_manifest(self, text: str) -> None:
+        """Store the manifest."""
+        with self._file(MANIFEST) as f:
+            _write(f, text.encode())
+
+    def expect(self, size: int) -> None:
+        """Take bytes off what may still come.
+
+        :raises Refused: they are more than were announced
+        """
+        if size > self._left:
+            raise Refused(f'more than the {self._admission.size} bytes that '
+                          'were announced')
+        self._left -= size
+
+    def most_frames(self) -> int:
+        """Return how many frames a file may have.
+
+        Senders put 64 KiB in one; only the last of a file has less.
+        """
+        return self._admission.size // 4096 + 16
+
+    def put(self, name: str, chunks: Iterable[bytes]) -> int:
         """Store a file; return its bytes.
 
         It has its name when it is whole.
 
-        :param source: of the frames
-        :raises Refused: the name is none of ours, or the end is missing
+        :raises Refused: no such file was announced, or it is here already
         """
-        if not _NAME.fullmatch(name):
-            raise Refused(f'{name!r} is not the name of a file')
-        size, started = 0, 0
-        with self._made(server, name) as f:
-            while left := _length(source):
-                size += left
-                while left:
-                    # Not more: the rest may be a request.
-                    chunk = source.read(min(left, CHUNK))
-                    if not chunk:
-                        raise Refused(f'{name} ended within a frame')
-                    left -= len(chunk)
-                    _write(f, chunk)
+        if name not in self._admission.files:
+            raise Refused(f'{name!r} is not among the files announced')
+        if name in self._names:
+            raise Refused(f'{name} has come already')
+        self._names.add(name)
+        size = started = 0
+        with self._file(name) as f:
+            for chunk in chunks:
+                _write(f, chunk)
+                size += len(chunk)
                 if size - started >= BEHIND:
                     _start_writing(f, started)
                     started = size
+                    self._check()
             _start_writing(f, started)
+            self._check()
         return size
 
+    def _check(self) -> None:
+        if not os.fstat(self._lock).st_nlink:
+            raise Refused('the admission has ended')
+        if _free(self._folder) < RESERVE:
+            raise Refused('there is no room left')
+
     @contextlib.contextmanager
-    def _made(self, server: str, name: str) -> Iterator[io.FileIO]:
-        path = os.path.join(self._folder(server), name)
-        with open(f'{path}.part', 'xb', buffering=0) as f:
+    def _file(self, name: str) -> Iterator[io.FileIO]:
+        fd = os.open(f'{name}.part', os.O_WRONLY | os.O_CREAT | os.O_EXCL
+                     | os.O_NOFOLLOW, 0o600, dir_fd=self._folder)
+        with open(fd, 'wb', buffering=0) as f:
             yield f
-        os.replace(f'{path}.part', path)
+        os.rename(f'{name}.part', name, src_dir_fd=self._folder,
+                  dst_dir_fd=self._folder)
 
-    def drop(self, server: str) -> None:
-        """Remove what there is of a server; nothing is fine."""
-        shutil.rmtree(self._folder(server), ignore_errors=True)
+    def close(self) -> None:
+        """Give up the lock; what has come stays."""
+        os.close(self._folder)
+        os.close(self._lock)
 
-    def answer(self, request: str, source: io.BufferedReader) -> str:
-        """Do what another host asks for; return what it is told.
 
-        :param source: of the frames that may follow
-        :raises Refused: with the reason
-        """
-        match request.split(' ', 3):
-            case ['begin', server, size, papers]:
-                self.begin(server, size, papers)
-            case ['put', server, name]:
-                return str(self.put(server, name, source))
-            case ['drop', server]:
-                self.drop(server)
-            case _:
-                raise Refused(f'{request[:80]!r} is no request')
-        return 'done'
+def _checked(server: str) -> str:
+    if not _UUID.fullmatch(server):
+        raise Refused(f'{server!r} is not the UUID of a server')
+    return server
+
+
+def _parsed(f: IO[bytes]) -> Admission:
+    return Admission(**json.loads(f.read(MAX_MANIFEST)))
+
+
+def _remove(path: str) -> None:
+    """Remove a directory, or what is in its place."""
+    if os.path.islink(path):
+        os.unlink(path)
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def _free(where: str | int) -> int:
+    status = os.statvfs(where)
+    return status.f_bavail * status.f_frsize
 
 
 def _start_writing(f: io.FileIO, start: int) -> None:
@@ -143,49 +400,3 @@ def _write(f: io.FileIO, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[f.write(view):]
-
-
-def _length(source: io.BufferedReader) -> int:
-    """Return the length of the next frame.
-
-    :raises Refused: there is none
-    """
-    head = source.read(LENGTH.size)
-    if len(head) < LENGTH.size:
-        raise Refused('the connection has ended')
-    return int(LENGTH.unpack(head)[0])
-
-
-def _requests(source: io.BufferedReader) -> Iterator[str]:
-    while source.peek(1):
-        length = _length(source)
-        if length > MAX_REQUEST:
-            raise Refused(f'a request of {length} bytes')
-        text = source.read(length)
-        if len(text) < length:
-            raise Refused('the connection has ended')
-        yield text.decode()
-
-
-def serve(spool: Spool, source: io.BufferedReader, sink: IO[str]) -> bool:
-    """Do what another host asks for, until it asks for nothing more.
-
-    :returns: whether all was done
-    """
-    try:
-        print(VERSION, file=sink, flush=True)
-        for request in _requests(source):
-            print('yes', spool.answer(request, source), file=sink, flush=True)
-    except (Refused, ValueError) as e:  # no text, or no number
-        return _refuse(str(e), sink)
-    except BrokenPipeError:
-        return False  # nobody is there any more
-    except OSError as e:
-        return _refuse(f'{e.filename or "spool"}: {e.strerror}', sink)
-    return True
-
-
-def _refuse(reason: str, sink: IO[str]) -> bool:
-    with contextlib.suppress(OSError):
-        print('no', reason.replace('\n', ' '), file=sink, flush=True)
-    return False

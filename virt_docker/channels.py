@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ways to ``nova-vcloud-receive`` of another host: ssh, and TLS.
+"""Transports to ``nova-vcloud-receive`` of another host: ssh, and TLS.
 
 Both authenticate either end and each of their records (RFC 5647, RFC 8446):
 what is changed on the way ends the connection.
@@ -55,7 +55,7 @@ class Channel(Protocol):
         """End it at once, whatever is on its way."""
 
 
-class Way(Protocol):
+class Transport(Protocol):
     """How other hosts are reached; from ``[vcloud_migration]``."""
 
     def check(self) -> None:
@@ -235,8 +235,8 @@ def widen(pipe: int) -> None:
         fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, CHUNK)
 
 
-def way_of(conf: Any) -> Way:
-    """Return the way that the operator has chosen.
+def transport_of(conf: Any) -> Transport:
+    """Return the transport that the operator has chosen.
 
     :param conf: ``[vcloud_migration]``
     """

@@ -68,6 +68,7 @@ from nova_vcloud.virt_docker import snapshots
 from nova_vcloud.virt_docker import spec
 from nova_vcloud.virt_docker import startup
 from nova_vcloud.virt_docker import stopping
+from nova_vcloud.virt_docker import transfer_rpc
 from nova_vcloud.virt_docker import transport
 from nova_vcloud.virt_docker.vif import network
 from nova_vcloud.virt_docker.volumes import connections
@@ -170,6 +171,7 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs,
         self._recovery = recovery.Recovery(manager, self._moves, CONF.host)
         if manager is not None:
             port_events.follow(manager, self._update_addresses)
+        transfer_rpc.serve(manager, CONF.host, self._moves)
         self._rebuilds = rebuilds.Rebuilds(
             self._containers, image_api, claims.Claims(
                 getattr(manager, 'reportclient', None)))
@@ -217,12 +219,14 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs,
     def _make_moves(self, store: images.ImageStore,
                     glance_api: glance.API) -> moves.Moves:
         conf = CONF.vcloud_migration
-        self._others = transport.Hosts(channels.way_of(conf), conf.persist)
+        self._others = transport.Hosts(
+            channels.transport_of(conf), conf.persist)
         return moves.Moves(
             self._engine, self._containers, store, conf.method,
-            conf.spool_path, self._others.remote,
+            conf.spool_path, self._others.remote, transfer_rpc.Destination(),
             lambda context, image: images.known(glance_api, context, image),
-            CONF.docker.log_max_files, conf.engine_wait, self._ephemerals)
+            CONF.docker.log_max_files, CONF.docker.log_max_size_kib << 10,
+            conf.engine_wait, self._ephemerals)
 
     def _shared_folders(self, uuid: str) -> list[str]:
         return self._volumes.binds(uuid)

@@ -103,6 +103,7 @@ class MoveVerbs(driver_volumes.VolumeVerbs):
                 self._try_grow_disks(instance)
             else:
                 self._containers.drop_parked(instance.uuid)
+                self._moves.forget(instance.uuid)
                 self._volumes.release(instance.uuid)
                 self._ephemerals.remove(instance.uuid)
         ephemeral.note_growth(context, instance)

@@ -227,7 +227,8 @@ class VolumeVerbs(driver_base.Part):
         # Of an attempt that was cut off.
         self._volumes.release(instance.uuid)
         disks = ephemeral.wanted(instance, block_device_info)
-        with self._ephemerals.arrived(instance.uuid, folder, names):
+        with self._ephemerals.arrived(instance.uuid, folder, names,
+                                      ephemeral.most(instance)):
             grown = self._enlarge(instance)
             # That of a flavor's that had none before.
             self._ephemerals.have(instance.uuid, disks, ())

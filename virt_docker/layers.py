@@ -13,17 +13,25 @@ import os
 import pathlib
 import subprocess
 import tempfile
+from typing import IO
 from typing import Any
 
 from nova_vcloud import exception
 from nova_vcloud import privsep
 from nova_vcloud.virt_docker import listing
+from nova_vcloud.virt_docker import received
 
 DRIVER = 'overlay2'
 #: Name of the directory of each layer in the engine's store.
 LAYER = 'diff'
 #: Name of the list of what is in the layer, beside what has changed in it.
 KEPT = 'kept'
+#: Console logs, as the engine names them.
+LOGS = '[0-9a-f]*-json.log*'
+#: Bytes of the list of what is in a layer: a million files, say.
+MAX_KEPT = 256 << 20
+#: Bytes of the headers that tar writes for a file, beside its name.
+_HEADERS = 2048
 #: Names, and those of hard links, without the first part; the top is '.'.
 _TO_TOP = f's,^{LAYER},.,rSh'
 #: Bytes; a file system with less is full.
@@ -84,8 +92,8 @@ def mount(directories: dict[str, str], path: str) -> None:
                                 ('workdir', 'WorkDir'))}
     options = ','.join([*_ALWAYS, *(
         f'{key}={value}' for key, value in names.items())])
-    _run(['mount', '--types', 'overlay', '--options', options, 'overlay',
-          path], top)
+    _run(['mount', '--types', 'overlay', '--options', options, '--',
+          'overlay', path], top)
 
 
 @privsep.disk.entrypoint
@@ -99,7 +107,7 @@ def guard(path: str) -> None:
     """
     if os.path.ismount(path):
         _run(['mount', '--options',
-              ','.join(('remount', 'bind', *_ALWAYS)), path])
+              ','.join(('remount', 'bind', *_ALWAYS)), '--', path])
 
 
 @privsep.disk.entrypoint
@@ -109,14 +117,22 @@ def unmount(path: str) -> None:
     :raises MoveFailed: with umount's words
     """
     if os.path.ismount(path):
-        _run(['umount', path])
+        _run(['umount', '--', path])
 
 
 @privsep.disk.entrypoint
-def size(path: str) -> int:
-    """Return the bytes that a directory has on disk."""
-    done = _run(['du', '--summarize', '--block-size=1', path])
-    return int(done.split()[0])
+def packed_size(path: str) -> int:
+    """Return bytes that :func:`pack` does not write more than, of a directory.
+    """
+    done = subprocess.run(['find', path, '-printf', '%b %P\\0'],
+                          capture_output=True, check=False)
+    if done.returncode and not os.path.isdir(path):
+        raise exception.MoveFailed(f'find: no directory {path}')
+    size = 0
+    for line in done.stdout.split(b'\0')[:-1]:
+        blocks, _space, name = line.partition(b' ')
+        size += 512 * int(blocks) + _HEADERS + 2 * len(name)
+    return size
 
 
 @privsep.disk.entrypoint
@@ -124,7 +140,7 @@ def pack(layer: str, logs: list[str], sink: str, live: bool = False) -> None:
     """Write a tar of a layer and of console logs.
 
     :param layer: its directory
-    :param logs: files; one that is absent is left out
+    :param logs: files, the newest first; one that is absent is left out
     :param sink: path of a file or pipe
     :param live: it may change meanwhile, which :func:`pack_changes` mends
     :raises MoveFailed: with tar's words
@@ -139,8 +155,10 @@ def _create(sink: str) -> list[str]:
 
 
 def _named(logs: list[str]) -> list[str]:
-    return [word for path in filter(os.path.exists, logs) for word in (
-        '--directory', os.path.dirname(path), os.path.basename(path))]
+    """Return words for logs, the oldest first: they become one."""
+    return [word for path in filter(os.path.exists, reversed(logs))
+            for word in ('--directory', os.path.dirname(path),
+                         os.path.basename(path))]
 
 
 @privsep.disk.entrypoint
@@ -152,7 +170,7 @@ def look(layer: str, seen: str) -> None:
     """
     # What processes have mapped changes no time of a file until the next
     # write to it: the kernel sees that one only once the page is clean.
-    _run(['sync', '--file-system', layer])
+    _run(['sync', '--file-system', '--', layer])
     with open(seen, 'wb') as f:
         f.write(_find(layer))
 
@@ -195,33 +213,43 @@ def pack_changes(layer: str, seen: str, since: float, logs: list[str],
 
 
 @privsep.disk.entrypoint
-def unpack(sources: list[str], layer: str, sink: str) -> None:
+def unpack(sources: list[str], layer: str, sink: str, most_log: int) -> None:
     """Put what was packed into a container that has not run.
 
-    :param sources: a layer, and then what has changed in it
+    Archives are another host's: nothing in them has an effect outside of the
+    layer and the log.
+
+    :param sources: files of a spool: a layer, and what has changed in it
     :param layer: directory of its layer
     :param sink: path of its console log; rotated ones become part of it
+    :param most_log: bytes of the log; what is beyond is left out
     :raises MoveFailed: with tar's words
     """
-    for number, source in enumerate(sources):
-        if number:
-            listing.prune(layer, _member(source, KEPT))
-        _extract(source, layer)
-    names = _run(['tar', '--list', '--file', sources[-1], '--exclude',
-                  LAYER, '--exclude', KEPT]).split()
-    if names:
-        with open(sink, 'wb') as f:
-            os.fchmod(f.fileno(), 0o640)
-            for name in sorted(names, key=_age, reverse=True):
-                f.write(_member(sources[-1], name))
+    for number, path in enumerate(sources):
+        with received.opened(path) as source:
+            if number:
+                listing.prune(layer, _kept(source))
+            _extract(source, layer)
+    with received.opened(sources[-1]) as source:
+        _write_log(source, sink, most_log)
 
 
-def _extract(source: str, layer: str) -> None:
+def _kept(source: IO[bytes]) -> bytes:
+    kept = b''.join(received.members(source, KEPT, MAX_KEPT + 1,
+                                     '--occurrence=1'))
+    if not 0 < len(kept) <= MAX_KEPT:
+        raise exception.MoveFailed(
+            f'tar: no list of what is in the layer, but {len(kept)} bytes')
+    return kept
+
+
+def _extract(source: IO[bytes], layer: str) -> None:
+    """Unpack a layer. Owners of its files are written here and nowhere else.
+    """
     try:
-        _run(['tar', '--extract', *_RECORD, '--file', source,
-              '--directory', layer, '--numeric-owner', '--same-owner',
-              '--same-permissions',
-              *_ATTRIBUTES, '--transform', _TO_TOP, LAYER])
+        received.extract(source, layer, [
+            *_RECORD, '--same-owner', '--same-permissions', *_ATTRIBUTES,
+            '--transform', _TO_TOP], LAYER)
     except exception.MoveFailed as e:
         room = os.statvfs(layer)
         # tar itself has only a short write to tell of.
@@ -232,16 +260,14 @@ def _extract(source: str, layer: str) -> None:
         raise
 
 
-def _member(source: str, name: str) -> bytes:
-    return subprocess.run(
-        ['tar', '--extract', '--to-stdout', '--file', source,
-         '--occurrence=1', name], stdout=subprocess.PIPE, check=True).stdout
-
-
-def _age(name: str) -> int:
-    """Return the number of a rotated log, 0 for the one in use."""
-    last = name.rpartition('.')[2]
-    return int(last) if last.isdigit() else 0
+def _write_log(source: IO[bytes], sink: str, most: int) -> None:
+    chunks = received.members(source, LOGS, most)
+    first = next(chunks, b'')
+    if first:
+        with open(sink, 'wb') as f:
+            os.fchmod(f.fileno(), 0o640)
+            f.write(first)
+            f.writelines(chunks)
 
 
 def logs(container: dict[str, Any], files: int) -> list[str]:
@@ -261,11 +287,11 @@ def log(container: dict[str, Any]) -> str:
 
 
 def _run(words: list[str], folder: str | None = None,
-         fine: Iterable[int] = (0,)) -> str:
+         fine: Iterable[int] = (0,)) -> None:
     done = subprocess.run(
-        words, capture_output=True, text=True, check=False, cwd=folder,
+        words, capture_output=True, check=False, cwd=folder,
         env={**os.environ, 'LC_ALL': 'C.UTF-8'})
     if done.returncode not in fine:
-        lines = done.stderr.strip().splitlines() or ['no reason given']
-        raise exception.MoveFailed(f'{words[0]}: {lines[0]}')
-    return done.stdout
+        lines = done.stderr.decode(errors='replace').strip().splitlines()
+        reason = (lines or ['no reason given'])[0]
+        raise exception.MoveFailed(f'{words[0]}: {reason}')

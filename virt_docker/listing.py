@@ -103,25 +103,28 @@ def prune(top: str, kept: bytes) -> None:
     :param kept: of :func:`to_bytes`
     """
     kinds = {line[1:]: line[:1] for line in kept.split(b'\0')[:-1]}
-    _prune(os.fsencode(top), b'', kinds)
+    _prune(os.fsencode(top), kinds)
 
 
-def _prune(top: bytes, below: bytes, kinds: dict[bytes, bytes]) -> None:
-    here = os.path.join(top, below)
-    if kinds.get(below) == b'D':
-        _strip(here)
-    with os.scandir(here) as found:
-        entries = list(found)
-    for entry in entries:
-        path = os.path.join(below, entry.name)
-        folder = entry.is_dir(follow_symlinks=False)
-        if kinds.get(path, b'').lower() == _kind(entry):
-            if folder:
-                _prune(top, path, kinds)
-        elif folder:
-            shutil.rmtree(entry.path)
-        else:
-            os.unlink(entry.path)
+def _prune(top: bytes, kinds: dict[bytes, bytes]) -> None:
+    # Not by recursion: a guest may have nested as many as it likes.
+    folders = [b'']
+    while folders:
+        below = folders.pop()
+        here = os.path.join(top, below)
+        if kinds.get(below) == b'D':
+            _strip(here)
+        with os.scandir(here) as entries:
+            for entry in list(entries):
+                path = os.path.join(below, entry.name)
+                folder = entry.is_dir(follow_symlinks=False)
+                if kinds.get(path, b'').lower() == _kind(entry):
+                    if folder:
+                        folders.append(path)
+                elif folder:
+                    shutil.rmtree(entry.path)
+                else:
+                    os.unlink(entry.path)
 
 
 def _strip(path: bytes) -> None:

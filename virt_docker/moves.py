@@ -14,21 +14,25 @@ import contextlib
 import dataclasses
 import json
 import os
-import shutil
+import secrets
 import time
 from typing import Any
+from typing import Protocol
 
 from nova import context as nova_context
 from nova import exception as nova_exception
 from nova import objects
 from oslo_log import log
 
+from nova_vcloud import archive
 from nova_vcloud import exception
+from nova_vcloud import spool as spools
 from nova_vcloud.engine import Engine
 from nova_vcloud.virt_docker import containers
 from nova_vcloud.virt_docker import images
 from nova_vcloud.virt_docker import layers
 from nova_vcloud.virt_docker import precopy
+from nova_vcloud.virt_docker import received
 from nova_vcloud.virt_docker import spec
 from nova_vcloud.virt_docker import steps
 from nova_vcloud.virt_docker import transport
@@ -38,13 +42,16 @@ LOG = log.getLogger(__name__)
 
 IMAGE_FILE = 'image.tar'
 TAG = 'moved'
+#: Bytes beyond what a server has, that are announced: console logs, headers
+#: of tar, and what it writes while it is sent.
+SLACK = 256 << 20
 
 Unpack = Callable[[str, Iterable[str]],
                   contextlib.AbstractContextManager[None]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Cargo:
+class MigrationData:
     """What the other host must know; Nova carries it there.
 
     :ivar method: of ``[vcloud_migration]``, on the host it comes from
@@ -68,19 +75,49 @@ class Cargo:
         return json.dumps({'nova_vcloud': 1, **dataclasses.asdict(self)})
 
     @classmethod
-    def from_text(cls, text: str) -> Cargo:
+    def from_text(cls, text: str) -> MigrationData:
         """Return what another host wrote.
 
-        :raises MoveFailed: it is of a later release
+        :raises MoveFailed: it is of a later release, or no such text
         """
-        found = json.loads(text)
-        if found.pop('nova_vcloud', None) != 1:
-            raise exception.MoveFailed(
-                'the other host runs a release of nova-vcloud that this one '
-                'does not know')
-        return cls(found['method'], found['image_id'],
-                   tuple(found['image']), found['whole'],
-                   found['application'], tuple(found['disks']))
+        try:
+            found = json.loads(text)
+            if found.pop('nova_vcloud', None) != 1:
+                raise exception.MoveFailed(
+                    'the other host runs a release of nova-vcloud that this '
+                    'one does not know')
+            data = cls(found['method'], found['image_id'],
+                       tuple(found['image']), found['whole'],
+                       found['application'], tuple(found['disks']))
+        except (AttributeError, KeyError, TypeError, ValueError) as e:
+            raise exception.MoveFailed(f'no manifest of a move: {e!r}') from e
+        texts = (data.image_id, data.application, *data.image, *data.disks)
+        if (data.method not in ('layer', 'image')
+                or not all(isinstance(each, str) and len(each) < 256
+                           and each.isprintable() for each in texts)):
+            raise exception.MoveFailed('no manifest of a move')
+        return data
+
+
+class Destination(Protocol):
+    """nova-compute of the host that a server goes to."""
+
+    def admit(self, context: nova_context.RequestContext,
+              instance: objects.Instance, size: int,
+              files: list[str]) -> str:
+        """Let a server be sent there; return the token for it.
+
+        :param size: bytes of all files, at most
+        :param files: their names
+        :raises MoveFailed: it does not want it, or cannot be asked
+        """
+
+    def abandon(self, context: nova_context.RequestContext,
+                instance: objects.Instance) -> None:
+        """Have it forget what it was sent; it may hear that later.
+
+        :raises MoveFailed: it cannot be told
+        """
 
 
 class Moves:
@@ -88,9 +125,11 @@ class Moves:
 
     :param method: of ``[vcloud_migration]``
     :param spool: directory of what comes
-    :param remote: makes the door to another host, of its address
+    :param remote: connects to the spool of another host, of its address
+    :param destination: nova-compute of the host that a server goes to
     :param known: tells whether Glance has an image, of (context, id)
     :param log_files: console logs that a server may have
+    :param log_size: bytes of each
     :param engine_wait: seconds
     :param disks: ephemeral ones of this host's servers
     """
@@ -98,53 +137,60 @@ class Moves:
     def __init__(self, engine: Engine, servers: containers.Containers,
                  store: images.ImageStore, method: str, spool: str,
                  remote: Callable[[str], transport.Remote],
+                 destination: Destination,
                  known: Callable[[Any, str], bool], log_files: int,
-                 engine_wait: float, disks: ephemeral.Store) -> None:
+                 log_size: int, engine_wait: float, disks: ephemeral.Store
+                 ) -> None:
         self._engine = engine
         self._servers = servers
         self._store = store
         self._method = method
-        self._spool = spool
+        self._spool = spools.Spool(spool)
         self._remote = remote
+        self._destination = destination
         self._known = known
         self._log_files = log_files
+        self._log_size = log_size
         self._engine_wait = engine_wait
         self._disks = disks
         self._arriving: set[str] = set()
 
     def make_spool(self) -> None:
         """Have the directory for what comes."""
-        os.makedirs(self._spool, mode=0o700, exist_ok=True)
+        self._spool.make()
 
     # From here
 
     def send(self, context: nova_context.RequestContext,
              instance: objects.Instance, dest: str, network_info: Any,
-             timeout: int, part: Callable[[], None] = lambda: None,
-             rejoin: Callable[[], None] = lambda: None) -> str:
+             timeout: int, detach: Callable[[], None] = lambda: None,
+             reattach: Callable[[], None] = lambda: None) -> str:
         """Stop a server and send it; on failure it is as it was.
 
         :param dest: address of the other host
         :param timeout: seconds between the stop signal and SIGKILL
-        :param part: takes its volumes and disks from a server that is
+        :param detach: takes its volumes and disks from a server that is
             stopped
-        :param rejoin: gives that back
+        :param reattach: gives that back
         :returns: what :meth:`receive` wants
         :raises MoveFailed: with the reason
         """
-        uuid, remote = instance.uuid, self._remote(dest)
+        uuid = instance.uuid
         container = self._servers.whole(self._servers.inspect(uuid))
         ran = bool(container['State']['Running'])
-        cargo = self._cargo(context, container)
-        papers = cargo.to_text()
-        with remote.announced(uuid, self._size(container, cargo),
-                              papers) as delivery:
+        data = self._migration_data(context, instance, container)
+        manifest = data.to_text()
+        token = self._destination.admit(
+            context, instance, self._size(container, data, ran),
+            _files(data, ran))
+        with self._announced(context, instance, dest, token,
+                             manifest) as delivery:
             steps.reached('announced')
             try:
-                with self._loaded(container, delivery, cargo, ran) as rest:
+                with self._loaded(container, delivery, data, ran) as rest:
                     self._servers.stop(uuid, timeout)
                     steps.reached('stopped')
-                    part()
+                    detach()
                     rest()
                 self._disks.send(uuid, delivery)
                 steps.reached('sent')
@@ -153,51 +199,75 @@ class Moves:
             except BaseException:
                 LOG.info('Server stays: it could not be sent to %s', dest,
                          instance=instance)
-                self.abandon(uuid, dest)
-                self._patiently(rejoin)
+                self._patiently(reattach)
                 self._patiently(lambda: self._servers.restore(
                     instance, network_info, ran))
                 raise
-        return papers
+        return manifest
 
-    def _cargo(self, context: nova_context.RequestContext,
-               container: dict[str, Any]) -> Cargo:
+    @contextlib.contextmanager
+    def _announced(self, context: nova_context.RequestContext,
+                   instance: objects.Instance, dest: str, token: str,
+                   manifest: str) -> Iterator[transport.Delivery]:
+        """Begin at the other host; on failure it forgets all of it."""
+        try:
+            with self._remote(dest).announced(instance.uuid, token,
+                                              manifest) as delivery:
+                yield delivery
+        except BaseException:
+            self.abandon(context, instance)
+            raise
+
+    def _migration_data(self, context: nova_context.RequestContext,
+                        instance: objects.Instance, container: dict[str, Any]
+                        ) -> MigrationData:
         image = self._engine.image_get(container['Image']) or {}
         labels = container['Config']['Labels']
         image_id = labels[spec.LABEL_IMAGE]
-        # One that came as an image has no other below it.
-        own = container['Config']['Image'] == images.tag_of(image_id)
-        method = self._method if own else 'image'
-        return Cargo(
+        uuid, tag = labels[spec.LABEL_UUID], container['Config']['Image']
+        # One whose image came from another host has that below it.
+        known = tag in (images.tag_of(image_id), _tag(uuid))
+        method = self._method if known else 'image'
+        whole = (method == 'image' or tag == _tag(uuid)
+                 or image_id not in _image_ids(instance)
+                 or not self._known(context, image_id))
+        return MigrationData(
             method, image_id,
-            tuple(image.get('RootFS', {}).get('Layers') or ()),
-            method == 'image' or not self._known(context, image_id),
+            tuple(image.get('RootFS', {}).get('Layers') or ()), whole,
             labels.get(spec.LABEL_APPLICATION) or '',
-            tuple(self._disks.names(labels[spec.LABEL_UUID])))
+            tuple(self._disks.names(uuid)))
 
-    def _size(self, container: dict[str, Any], cargo: Cargo) -> int:
+    def _size(self, container: dict[str, Any], data: MigrationData,
+              runs: bool) -> int:
+        """Return bytes that are not exceeded by what is sent.
+
+        A server that runs may write as much again while it is sent: to need
+        more it would have to write faster than the network is.
+        """
+        uuid = container['Config']['Labels'][spec.LABEL_UUID]
         # In the spool, and beside it what is unpacked.
-        found = 2 * self._disks.used(
-            container['Config']['Labels'][spec.LABEL_UUID])
-        if cargo.whole:
-            image = self._engine.image_get(container['Image']) or {}
-            found += int(image.get('Size') or 0)
-        if cargo.method == 'layer':
-            found += layers.size(layers.upper(container))
-        return found
+        size = 3 * self._disks.used(uuid) + SLACK
+        if data.method == 'image':
+            size += 2 * self._engine.container_size(container['Id'])
+        else:
+            size += (1 + runs) * layers.packed_size(layers.upper(container))
+            if data.whole:
+                image = self._engine.image_get(container['Image']) or {}
+                size += 2 * int(image.get('Size') or 0)
+        return size + 2 * self._log_files * self._log_size
 
     @contextlib.contextmanager
     def _loaded(self, container: dict[str, Any],
-                delivery: transport.Delivery, cargo: Cargo,
+                delivery: transport.Delivery, data: MigrationData,
                 ran: bool) -> Iterator[Callable[[], None]]:
         """Send what can be sent before the stop; yield what sends the rest.
         """
-        if cargo.method == 'image':
+        if data.method == 'image':
             yield lambda: self._send_image(container, delivery)
             return
-        if cargo.whole:
+        if data.whole:
             delivery.put(IMAGE_FILE, self._engine.image_save(
-                images.tag_of(cargo.image_id)))
+                container['Config']['Image']))
         with precopy.of(self._engine, container, delivery, self._log_files,
                         ran) as rest:
             steps.reached('copied')
@@ -225,16 +295,47 @@ class Moves:
                     raise
                 time.sleep(1)
 
-    def abandon(self, uuid: str, dest: str | None) -> None:
+    def abandon(self, context: nova_context.RequestContext,
+                instance: objects.Instance) -> None:
         """Have the other host forget what it was sent, if it is there."""
-        if dest:
-            with contextlib.suppress(exception.MoveFailed):
-                self._remote(dest).drop(uuid)
+        try:
+            self._destination.abandon(context, instance)
+        except exception.MoveFailed as e:
+            LOG.info('What the other host has of the server stays there for '
+                     'a while: %s', e, instance=instance)
 
     # To here
 
+    def admit(self, uuid: str, migration: str, sender: str, size: int,
+              files: list[str]) -> str:
+        """Let another host send a server here; return the token for it.
+
+        :param migration: UUID of Nova's record of the move
+        :param sender: address of that host
+        :param size: bytes of all files
+        :param files: their names
+        :raises MoveFailed: there is no room, or a file that no move has
+        """
+        token = secrets.token_urlsafe(32)
+        try:
+            self._spool.admit(uuid, spools.Admission(
+                spools.token_hash(token), migration, sender, size, files,
+                time.time() + spools.EXPIRES))
+        except spools.Refused as e:
+            raise exception.MoveFailed(str(e)) from e
+        return token
+
+    def abandoned(self, uuid: str, migration: str) -> None:
+        """Remove what came for a move that the other host has given up.
+
+        What has come for another one stays.
+        """
+        admission = self._spool.admission(uuid)
+        if admission and admission.migration == migration:
+            self.drop(uuid)
+
     def receive(self, context: nova_context.RequestContext,
-                instance: objects.Instance, cargo: str, network_info: Any,
+                instance: objects.Instance, manifest: str, network_info: Any,
                 image_meta: objects.ImageMeta, power_on: bool,
                 disks: Unpack = lambda _folder, _names:
                 contextlib.nullcontext()) -> None:
@@ -247,11 +348,13 @@ class Moves:
             of (folder, names of their files)
         :raises MoveFailed: with the reason
         """
-        found, uuid = Cargo.from_text(cargo), instance.uuid
+        data, uuid = MigrationData.from_text(manifest), instance.uuid
         self._arriving.add(uuid)
         try:
+            # What is read does not change any more.
+            self._spool.revoke(uuid)
             self._patiently(lambda: self._unload(
-                context, instance, found, network_info, image_meta,
+                context, instance, data, network_info, image_meta,
                 power_on, disks))
         finally:
             self._arriving.discard(uuid)
@@ -261,17 +364,17 @@ class Moves:
         """Tell whether a server is being made of what has come, now."""
         return uuid in self._arriving
 
-    def papers(self, uuid: str) -> str | None:
-        """Return what :meth:`receive` wants, while there is cargo."""
+    def manifest(self, uuid: str) -> str | None:
+        """Return what :meth:`receive` wants, while there are data."""
         try:
-            with open(os.path.join(self._spool, uuid, 'papers.json')) as f:
-                return f.read()
-        except FileNotFoundError:
+            return self._spool.manifest(uuid)
+        except spools.Refused as e:
+            LOG.error('What came for server %s cannot be used: %s', uuid, e)
             return None
 
     def waiting(self) -> list[str]:
         """Return the servers of which something lies in the spool."""
-        return sorted(os.listdir(self._spool))
+        return self._spool.waiting()
 
     def forget(self, uuid: str) -> None:
         """Remove all there is of a server but its container."""
@@ -281,62 +384,93 @@ class Moves:
 
     def drop(self, uuid: str) -> None:
         """Remove what came of a server; nothing is fine."""
-        shutil.rmtree(os.path.join(self._spool, uuid), ignore_errors=True)
+        self._spool.drop(uuid)
 
     def _unload(self, context: nova_context.RequestContext,
-                instance: objects.Instance, cargo: Cargo, network_info: Any,
-                image_meta: objects.ImageMeta, power_on: bool,
-                disks: Unpack) -> None:
-        folder = os.path.join(self._spool, instance.uuid)
-        tag = self._image(context, instance, cargo, image_meta, folder)
+                instance: objects.Instance, data: MigrationData,
+                network_info: Any, image_meta: objects.ImageMeta,
+                power_on: bool, disks: Unpack) -> None:
+        folder = self._spool.folder(instance.uuid)
+        tag = self._image(context, instance, data, image_meta)
         steps.reached('base')
-        found = precopy.arrived(folder)
+        sources = precopy.arrived(folder)
 
         def fill(name: str) -> None:
             container = self._engine.container(name)
-            if found:
-                layers.unpack(found, layers.upper(container),
-                              layers.log(container))
+            if sources:
+                layers.unpack(sources, layers.upper(container),
+                              layers.log(container),
+                              2 * self._log_files * self._log_size)
             steps.reached('unpacked')
 
         # What an earlier attempt left, and would use them.
         self._servers.destroy(instance.uuid)
-        with disks(folder, cargo.disks):
+        with disks(folder, data.disks):
             steps.reached('disks')
-            self._servers.adopt(instance, tag, cargo.image_id, network_info,
-                                power_on, cargo.application, fill)
+            self._servers.adopt(instance, tag, data.image_id, network_info,
+                                power_on, data.application, fill)
         steps.reached('arrived')
 
     def _image(self, context: nova_context.RequestContext,
-               instance: objects.Instance, cargo: Cargo,
-               image_meta: objects.ImageMeta, folder: str) -> str:
-        """Have the image that the server was made of, or is."""
-        path = os.path.join(folder, IMAGE_FILE)
-        if cargo.method == 'image':
+               instance: objects.Instance, data: MigrationData,
+               image_meta: objects.ImageMeta) -> str:
+        """Have the image that the server was made of, or is.
+
+        What the other host has sent is this server's alone: it gets none of
+        the names by which others have their images, whatever id is given.
+        """
+        if data.whole:
             tag = _tag(instance.uuid)
-            self._load_image(path)
-            return tag
-        tag = images.tag_of(cargo.image_id)
-        if not cargo.whole:
-            self._store.ensure(context, cargo.image_id, image_meta,
-                               root_gb=instance.flavor.root_gb,
-                               instance=instance)
-        elif not self._has(tag, cargo):
-            self._load_image(path)
-        if not self._has(tag, cargo):
+            if data.method == 'image' or self._layers(tag) != data.image:
+                self._load_image(instance.uuid, tag)
+        elif data.image_id in _image_ids(instance):
+            tag = self._store.ensure(
+                context, data.image_id, image_meta,
+                root_gb=instance.flavor.root_gb, instance=instance)
+        else:
             raise exception.MoveFailed(
-                f'image {cargo.image_id} has other layers here than on '
+                f'the other host names image {data.image_id}, of which the '
+                'server is not')
+        # What the server has written is one layer more.
+        below = self._layers(tag)[:len(data.image)]
+        if below != data.image:
+            raise exception.MoveFailed(
+                f'image {data.image_id} has other layers here than on '
                 'the host that the server comes from')
         return tag
 
-    def _load_image(self, path: str) -> None:
-        with open(path, 'rb') as f:
-            self._engine.image_load(iter(lambda: f.read(1 << 20), b''))
+    def _load_image(self, uuid: str, tag: str) -> None:
+        path = os.path.join(self._spool.folder(uuid), IMAGE_FILE)
+        with received.opened(path) as f:
+            chunks = iter(lambda: f.read(1 << 20), b'')
+            try:
+                image = archive.open_archive(chunks, tag)
+                if image.kind is archive.Kind.ROOTFS:
+                    raise exception.MoveFailed('no image has come')
+                self._engine.image_load(image.chunks)
+            except exception.InvalidImageArchive as e:
+                raise exception.MoveFailed(
+                    f'the image that has come is not taken: {e}') from e
 
-    def _has(self, tag: str, cargo: Cargo) -> bool:
-        found = self._engine.image_get(tag) or {}
-        layers_here = found.get('RootFS', {}).get('Layers') or ()
-        return tuple(layers_here) == cargo.image
+    def _layers(self, tag: str) -> tuple[str, ...]:
+        image = self._engine.image_get(tag) or {}
+        return tuple(image.get('RootFS', {}).get('Layers') or ())
+
+
+def _image_ids(instance: objects.Instance) -> set[str]:
+    """Return the images that Nova names for a server."""
+    return {instance.image_ref,
+            instance.system_metadata.get('image_base_image_ref')} - {None, ''}
+
+
+def _files(data: MigrationData, runs: bool) -> list[str]:
+    """Return the names of the files that are sent of a server."""
+    names = [IMAGE_FILE] if data.whole else []
+    if data.method == 'layer':
+        names.append(precopy.LAYER_FILE)
+        if runs:
+            names.append(precopy.CHANGES_FILE)
+    return names + [ephemeral.packed(name) for name in data.disks]
 
 
 def _engine_was_away(error: BaseException | None) -> bool:

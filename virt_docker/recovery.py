@@ -50,7 +50,7 @@ class Recovery:
                 if instance.task_state == task_states.RESIZE_MIGRATING:
                     self._stay(context, instance)
                 elif (instance.task_state == task_states.RESIZE_FINISH
-                      and self._moves.papers(instance.uuid)):
+                      and self._moves.manifest(instance.uuid)):
                     self._arrive(context, instance)
             except Exception:
                 # It must not keep the host from starting.
@@ -100,7 +100,7 @@ class Recovery:
         LOG.warning('The move of the server to %s was cut off; it stays',
                     migration.dest_compute, instance=instance)
         if not resize.stays(migration):
-            self._moves.abandon(instance.uuid, migration.dest_host)
+            self._moves.abandon(context, instance)
         migration.status = 'error'
         migration.save()
         self._manager._revert_allocation(  # noqa: SLF001 - as Nova fails
@@ -110,8 +110,8 @@ class Recovery:
                 instance: objects.Instance) -> None:
         """Have Nova finish a move again, from the beginning."""
         migration = resize.of(context, instance)
-        papers = self._moves.papers(instance.uuid)
-        if migration is None or papers is None:
+        manifest = self._moves.manifest(instance.uuid)
+        if migration is None or manifest is None:
             return
         LOG.warning('The move of the server to this host was cut off; it is '
                     'finished now', instance=instance)
@@ -125,6 +125,6 @@ class Recovery:
         self._manager.compute_rpcapi.finish_resize(
             context, instance, migration,
             utils.get_image_from_system_metadata(instance.system_metadata),
-            papers, self._host,
+            manifest, self._host,
             objects.RequestSpec.get_by_instance_uuid(context, instance.uuid))
 

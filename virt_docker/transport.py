@@ -19,8 +19,11 @@ import tempfile
 import threading
 
 from nova_vcloud import exception
-from nova_vcloud import spool
+from nova_vcloud import receiver
 from nova_vcloud.virt_docker import channels
+
+#: Bytes that a frame has at least; only the last of a file has less.
+_FRAME = 64 << 10
 
 
 class Session:
@@ -29,18 +32,18 @@ class Session:
     :raises MoveFailed: the host cannot be reached, or is of another release
     """
 
-    def __init__(self, way: channels.Way, host: str) -> None:
+    def __init__(self, transport: channels.Transport, host: str) -> None:
         self._host = host
         try:
-            self._channel = way.connect(host)
+            self._channel = transport.connect(host)
         except OSError as e:
             raise self._failed(str(e)) from e
         try:
             said = self._line()
-            if said != spool.VERSION:
+            if said != receiver.VERSION:
                 raise self._failed(
                     f'says {said!r}; this release can talk to '
-                    f'{spool.VERSION!r} only')
+                    f'{receiver.VERSION!r} only')
         except BaseException:
             self.kill()
             raise
@@ -54,21 +57,20 @@ class Session:
             self._frame(' '.join(words).encode())
         return self._answer()
 
-    def put(self, server: str, name: str, chunks: Iterable[bytes]) -> int:
-        """Send a file and have it confirmed; return its bytes.
+    def put(self, name: str, chunks: Iterable[bytes]) -> int:
+        """Send a file of the server that was begun; return its bytes.
 
         :raises MoveFailed: it did not come whole
         """
         size = 0
         with self._heard():
-            self._frame(f'put {server} {name}'.encode())
-        for chunk in chunks:
+            self._frame(f'put {name}'.encode())
+        for block in _blocks(chunks):
             if self._channel.spoke():  # so early only to refuse
                 raise self._failed(f'says {self._answer()} before the end')
-            if chunk:  # an empty frame is the end
-                with self._heard():
-                    self._frame(chunk)
-                size += len(chunk)
+            with self._heard():
+                self._frame(block)
+            size += len(block)
         with self._heard():
             self._frame(b'')
         said = self._answer()
@@ -86,7 +88,7 @@ class Session:
             raise self._failed(str(e)) from e
 
     def _frame(self, data: bytes) -> None:
-        self._channel.write(spool.LENGTH.pack(len(data)))
+        self._channel.write(receiver.LENGTH.pack(len(data)))
         self._channel.write(data)
 
     def _answer(self) -> str:
@@ -128,8 +130,8 @@ class Hosts:
     :param persist: seconds for which one is kept
     """
 
-    def __init__(self, way: channels.Way, persist: float) -> None:
-        self._way = way
+    def __init__(self, transport: channels.Transport, persist: float) -> None:
+        self._transport = transport
         self._persist = persist
         self._lock = threading.Lock()
         self._idle: dict[str, list[tuple[Session, threading.Timer]]] = {}
@@ -139,7 +141,7 @@ class Hosts:
 
         :raises HostNotReady: with what to change
         """
-        self._way.check()
+        self._transport.check()
 
     def remote(self, host: str) -> Remote:
         """Return the spool of another host.
@@ -171,7 +173,7 @@ class Hosts:
                 session.kill()
             else:
                 return session
-        session = Session(self._way, host)
+        session = Session(self._transport, host)
         try:
             session.ask(*words)
         except BaseException:
@@ -221,40 +223,45 @@ class Remote:
         self._host = host
 
     @contextlib.contextmanager
-    def announced(self, server: str, size: int,
-                  papers: str) -> Iterator[Delivery]:
-        """Make room for a server, and have a connection meanwhile.
+    def announced(self, server: str, token: str,
+                  manifest: str) -> Iterator[Delivery]:
+        """Begin a server, and have a connection meanwhile.
 
-        :param size: bytes
-        :param papers: a line, what the other nova-compute wants to know
-        :raises MoveFailed: the host cannot be reached, or has no room
+        :param token: of the other host's nova-compute, which admits it
+        :param manifest: a line, what that nova-compute wants to know
+        :raises MoveFailed: the host cannot be reached, or refuses
         """
-        with self._hosts.asked(self._host, 'begin', server, str(size),
-                               papers) as session:
-            yield Delivery(session, server)
-
-    def drop(self, server: str) -> None:
-        """Remove what there is of a server.
-
-        :raises MoveFailed: the host cannot be reached
-        """
-        with self._hosts.asked(self._host, 'drop', server):
-            pass
+        with self._hosts.asked(self._host, 'begin', server, token,
+                               manifest) as session:
+            yield Delivery(session)
 
 
 class Delivery:
     """A server that is announced."""
 
-    def __init__(self, session: Session, server: str) -> None:
+    def __init__(self, session: Session) -> None:
         self._session = session
-        self._server = server
 
     def put(self, name: str, chunks: Iterable[bytes]) -> int:
         """Send a file; return its bytes.
 
         :raises MoveFailed: it did not come whole
         """
-        return self._session.put(self._server, name, chunks)
+        return self._session.put(name, chunks)
+
+
+def _blocks(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the same bytes in pieces that are not small, nor empty."""
+    small: list[bytes] = []
+    size = 0
+    for chunk in chunks:
+        small.append(chunk)
+        size += len(chunk)
+        if size >= _FRAME:
+            yield b''.join(small) if len(small) > 1 else chunk
+            small, size = [], 0
+    if size:
+        yield b''.join(small)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,8 @@
 """``nova-vcloud-receive``: takes servers' data from other hosts.
 
 An ssh server runs it for the key of the other hosts; or it listens itself, for
-hosts with a certificate. It needs no privilege: nova-compute unpacks.
+hosts with a certificate. It takes only what nova-compute of this host has
+admitted, and needs no privilege: nova-compute unpacks.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
+import io
 import sys
 
+from nova_vcloud import receiver
 from nova_vcloud import spool
 
 
@@ -36,10 +39,12 @@ def main(arguments: list[str] | None = None) -> int:
     options = words.parse_args(arguments)
     if not options.listen:
         with contextlib.suppress(OSError):  # more than one may have
-            fcntl.fcntl(sys.stdin, fcntl.F_SETPIPE_SZ, spool.CHUNK)
-        with open(sys.stdin.fileno(), 'rb', closefd=False) as source:
-            return int(not spool.serve(spool.Spool(options.spool), source,
-                                       sys.stdout))
+            fcntl.fcntl(sys.stdin, fcntl.F_SETPIPE_SZ, receiver.CHUNK)
+        source = receiver.Input(sys.stdin.fileno())
+        refused = receiver.Connection(
+            spool.Spool(options.spool), io.BufferedReader(source), sys.stdout,
+            set_timeout=source.set_timeout).serve()
+        return int(bool(refused))
     if None in (options.cert, options.key, options.ca):
         words.error('--listen needs --cert, --key and --ca')
     # ssh starts this for each connection, and has no use for that.

@@ -249,7 +249,7 @@ def whole(desk: Desk, server, before: tuple) -> None:
     until(lambda: names(desk, server) == {
         host.name: [f'/nova-{server.id}'] if host.name == here else []
         for host in desk.cloud.hosts}, 20, f'one container, on {here}')
-    assert spools(desk) == []
+    until(lambda: spools(desk) == [], 20, 'nothing lies in a spool')
     until(lambda: all(f'/{here}/' in path for path in desk.disks(server)),
           20, 'its disks are nowhere else')
 

@@ -15,7 +15,6 @@ import os
 import pathlib
 import re
 import shutil
-import stat
 import string
 import subprocess
 from typing import IO
@@ -31,6 +30,7 @@ from oslo_utils import units
 
 from nova_vcloud import exception
 from nova_vcloud.virt_docker import channels
+from nova_vcloud.virt_docker import received
 from nova_vcloud.virt_docker import transport
 from nova_vcloud.virt_docker.volumes import commands
 from nova_vcloud.virt_docker.volumes import filesystems
@@ -124,6 +124,15 @@ def grown(sizes: Collection[int], old_gb: int, new_gb: int) -> int:
     """
     alone = tuple(sizes) == (old_gb * units.Gi,)
     return new_gb * units.Gi if alone and new_gb > old_gb else 0
+
+
+def most(instance: objects.Instance) -> int:
+    """Return the bytes that disks of a server that has moved may have.
+
+    They grow only once they are here.
+    """
+    before = instance.old_flavor or instance.flavor
+    return max(before.ephemeral_gb, instance.flavor.ephemeral_gb) * units.Gi
 
 
 def note_growth(context: nova_context.RequestContext,
@@ -317,7 +326,7 @@ class Store:
         """
         for path in self._files(uuid):
             words = ['tar', '--create', '--sparse', '--file', '-',
-                     '--directory', str(path.parent), path.name]
+                     '--directory', str(path.parent), '--', path.name]
             with subprocess.Popen(words, stdout=subprocess.PIPE) as tar:
                 size = delivery.put(packed(path.name), _chunks(tar))
             if tar.returncode:
@@ -325,43 +334,39 @@ class Store:
             LOG.info('%d bytes sent of %s', size, path)
 
     @contextlib.contextmanager
-    def arrived(self, uuid: str, folder: str,
-                names: Iterable[str]) -> Iterator[None]:
+    def arrived(self, uuid: str, folder: str, names: Iterable[str],
+                most: int) -> Iterator[None]:
         """Have the disks of a server that another host has sent; or none.
 
         What an earlier attempt left is replaced.
 
         :param folder: where they lie
         :param names: of the files that there were
+        :param most: bytes that all of them may have
         :raises MoveFailed: with the reason
         """
         self.remove(uuid)
         try:
             for name in names:
-                self._unpack(uuid, name, os.path.join(folder, packed(name)))
+                most -= self._unpack(uuid, name, most, os.path.join(
+                    folder, packed(name)))
             yield
         except BaseException:
             self.remove(uuid)
             raise
 
-    def _unpack(self, uuid: str, name: str, source: str) -> None:
+    def _unpack(self, uuid: str, name: str, most: int, source: str) -> int:
+        """Have the file of a disk; return its bytes."""
         if not _NAME.fullmatch(name):
             raise exception.MoveFailed(f'{name!r} is no ephemeral disk')
         new = self._path(uuid, _ARRIVING)
         new.mkdir(mode=0o755, parents=True)
-        done = subprocess.run(
-            ['tar', '--extract', '--file', source, '--directory', str(new),
-             '--no-same-owner', name], capture_output=True, text=True,
-            check=False)
-        if done.returncode:
-            lines = done.stderr.strip().splitlines() or ['no reason given']
-            raise exception.MoveFailed(f'tar: {lines[0]}')
-        # A link to a disk of this host would be that disk.
-        if not stat.S_ISREG((new / name).lstat().st_mode):
-            raise exception.MoveFailed(f'{name} has come as no file')
+        received.unpack_file(source, str(new), name, most)
+        size = (new / name).stat().st_size
         self._fill(new / name)
         (new / name).replace(self._path(uuid, name))
         new.rmdir()
+        return size
 
     def enlarge(self, uuid: str, old_gb: int, new_gb: int) -> str:
         """Let a server's only disk be as large as its new flavor says.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Both ways to another host: real ssh, and TLS with real certificates."""
+"""Both transports: real ssh, and TLS with real certificates."""
 
 import contextlib
 import dataclasses
@@ -13,6 +13,7 @@ import time
 import pytest
 import sshd
 import tlsd
+import transfers
 
 from mini import certificates
 from nova_vcloud import exception
@@ -27,6 +28,7 @@ SIZE = 20 << 20
 def spool(tmp_path):
     path = tmp_path / 'spool'
     path.mkdir()
+    transfers.admit(path, SERVER)
     return path
 
 
@@ -75,6 +77,12 @@ def proxy(port, change=bytes, address=sshd.ADDRESS):
                 each.close()
 
 
+def begin(way, host=sshd.ADDRESS):
+    with transport.Hosts(way, 0).remote(host).announced(
+            SERVER, transfers.TOKEN, '{}'):
+        pass
+
+
 def through(way, port, folder):
     """Return the same way by another port."""
     if isinstance(way, channels.Ssh):
@@ -87,13 +95,11 @@ def through(way, port, folder):
 def test_what_is_sent_arrives(way, spool):
     data = os.urandom(SIZE)
     remote = transport.Hosts(way, 0).remote(sshd.ADDRESS)
-    with remote.announced(SERVER, SIZE, '{}') as delivery:
+    with remote.announced(SERVER, transfers.TOKEN, '{}') as delivery:
         assert delivery.put('layer.tar', [data[:9], data[9:]]) == SIZE
         assert delivery.put('changes.tar', []) == 0
     assert (spool / SERVER / 'layer.tar').read_bytes() == data
-    assert (spool / SERVER / 'papers.json').read_text() == '{}'
-    remote.drop(SERVER)
-    assert list(spool.iterdir()) == []
+    assert (spool / SERVER / 'manifest.json').read_text() == '{}'
 
 
 def test_what_is_changed_on_the_way_does_not_arrive(way, spool, tmp_path):
@@ -108,7 +114,7 @@ def test_what_is_changed_on_the_way_does_not_arrive(way, spool, tmp_path):
         hosts = transport.Hosts(through(way, port, tmp_path / 'keys'), 0)
         with pytest.raises(exception.MoveFailed), \
                 hosts.remote(sshd.ADDRESS).announced(
-                    SERVER, SIZE, '{}') as delivery:
+                    SERVER, transfers.TOKEN, '{}') as delivery:
             delivery.put('layer.tar', [os.urandom(SIZE)])
     assert passed[0] > SIZE // 2
     assert not (spool / SERVER / 'layer.tar').exists()
@@ -125,7 +131,7 @@ def test_a_connection_that_is_cut_does_not_make_a_file(way, spool, tmp_path):
         hosts = transport.Hosts(through(way, port, tmp_path / 'keys'), 0)
         with pytest.raises(exception.MoveFailed), \
                 hosts.remote(sshd.ADDRESS).announced(
-                    SERVER, SIZE, '{}') as delivery:
+                    SERVER, transfers.TOKEN, '{}') as delivery:
             delivery.put('layer.tar', [os.urandom(SIZE)])
     assert not (spool / SERVER / 'layer.tar').exists()
 
@@ -134,11 +140,14 @@ def test_a_connection_that_is_cut_does_not_make_a_file(way, spool, tmp_path):
 def test_a_host_that_refuses_while_it_is_sent_to_says_why(way, spool, name):
     remote = transport.Hosts(way, 0).remote(sshd.ADDRESS)
     data = os.urandom(1 << 20)
-    with remote.announced(SERVER, SIZE, '{}') as delivery:
-        (spool / SERVER / 'layer.tar.part').touch()
-        with pytest.raises(exception.MoveFailed,
-                           match=r'is not the name|File exists'):
+
+    def send():
+        with remote.announced(SERVER, transfers.TOKEN, '{}') as delivery:
+            (spool / SERVER / 'layer.tar.part').touch()
             delivery.put(name, (data for _ in range(50)))
+    with pytest.raises(exception.MoveFailed,
+                       match=r'is not among|File exists'):
+        send()
 
 
 def test_a_connection_that_was_kept_and_died(way):
@@ -146,13 +155,13 @@ def test_a_connection_that_was_kept_and_died(way):
     hosts = transport.Hosts(way, 60)
     remote = hosts.remote(sshd.ADDRESS)
     try:
-        with remote.announced(SERVER, 1, '{}') as delivery:
+        with remote.announced(SERVER, transfers.TOKEN, '{}') as delivery:
             channel = delivery._session._channel
         if isinstance(way, channels.Ssh):
             channel._process.send_signal(signal.SIGKILL)
         else:
             channel._connection.shutdown(socket.SHUT_RDWR)
-        with remote.announced(SERVER, 1, '{}') as delivery:
+        with remote.announced(SERVER, transfers.TOKEN, '{}') as delivery:
             assert delivery._session._channel is not channel
             assert delivery.put('layer.tar', [b'data']) == 4
     finally:
@@ -164,7 +173,7 @@ def test_nobody_answers(way, tmp_path):
         s.bind((sshd.ADDRESS, 0))
         closed = dataclasses.replace(way, port=s.getsockname()[1])
         with pytest.raises(exception.MoveFailed, match='refused'):
-            transport.Hosts(closed, 0).remote(sshd.ADDRESS).drop(SERVER)
+            begin(closed)
 
 
 @pytest.mark.parametrize('way', ['tls'], indirect=True)
@@ -185,8 +194,7 @@ def test_a_certificate_of_someone_else(way, spool, tmp_path, case):
         wrong, host = way, '127.0.0.2'
     with pytest.raises(exception.MoveFailed) as failed, \
             proxy(way.port, address=host) as port:
-        transport.Hosts(dataclasses.replace(wrong, port=port), 0).remote(
-            host).drop(SERVER)
+        begin(dataclasses.replace(wrong, port=port), host)
     assert {'client': 'alert', 'server': 'self-signed',
             'address': 'IP address mismatch'}[case] in str(failed.value)
 
@@ -199,9 +207,9 @@ def test_who_has_no_certificate_is_not_heard(way, spool):
             context.wrap_socket(plain, server_hostname=sshd.ADDRESS) as tls, \
             pytest.raises(OSError, match='certificate required'):
         tls.recv(1)
+    assert not (spool / SERVER).exists()
     # Nor one that says nothing, for whom nobody else waits.
     with socket.create_connection((sshd.ADDRESS, way.port)):
         start = time.monotonic()
-        transport.Hosts(way, 0).remote(sshd.ADDRESS).drop(SERVER)
+        begin(way)
         assert time.monotonic() - start < 5
-    assert list(spool.iterdir()) == []

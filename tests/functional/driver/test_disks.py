@@ -18,6 +18,7 @@ import pytest
 from rootdisk import fill
 from rootdisk import spawn
 import sshd
+import transfers
 
 from nova_vcloud import exception
 from nova_vcloud.guest import Guest
@@ -277,7 +278,8 @@ def moves_of(tmp_path, monkeypatch):
             host.dockerd.engine, host.containers, computehost.Images(),
             method, str(tmp_path / 'spool'),
             transport.Hosts(ssh, 0).remote,
-            lambda _context, _image: True, 2, 5,
+            transfers.Destination(tmp_path / 'spool'),
+            lambda _context, _image: True, 2, 64 << 10, 5,
             ephemeral.Store(str(tmp_path / 'ephemeral'), 'xfs'))
     assert list((tmp_path / 'spool').iterdir()) == []
 
@@ -297,15 +299,15 @@ def test_a_server_moves_as_an_image_to_and_fro(host, dockerd, lan, tmp_path,
     here, there = (moves_of(each, 'image') for each in (host, other))
     instance, ports = spawn(host)
     host.inside(instance, 'echo mine >/file')
-    papers = here.send(None, instance, sshd.ADDRESS, ports, 0)
-    there.receive(None, instance, papers, other.ports(), objects.ImageMeta(),
+    manifest = here.send(None, instance, sshd.ADDRESS, ports, 0)
+    there.receive(None, instance, manifest, other.ports(), objects.ImageMeta(),
                   power_on=True)
     assert other.inside(instance, 'cat /file') == 'mine\n'
     host.containers.drop_parked(instance.uuid)
     # To a larger flavor, on the way back.
-    papers = there.send(None, instance, sshd.ADDRESS, other.ports(), 0)
+    manifest = there.send(None, instance, sshd.ADDRESS, other.ports(), 0)
     instance.flavor = host.flavor(root_gb=2)
-    here.receive(None, instance, papers, ports, objects.ImageMeta(),
+    here.receive(None, instance, manifest, ports, objects.ImageMeta(),
                  power_on=True)
     assert host.inside(instance, 'cat /file') == 'mine\n'
     assert size(host, instance) == 2 * GIB

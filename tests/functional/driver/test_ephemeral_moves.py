@@ -12,6 +12,7 @@ from nova import exception as nova_exception
 from nova import objects
 import pytest
 import sshd
+import transfers
 import volumehost
 
 from nova_vcloud import exception
@@ -57,7 +58,9 @@ def pair(dockerd, lan, other, tmp_path, monkeypatch, request):
                 host.dockerd.engine, host.containers, computehost.Images(),
                 'layer', str(folder / 'spool'),
                 transport.Hosts(ssh, 0).remote,
-                lambda _context, _image: False, 2, 5, host.ephemerals))
+                transfers.Destination(folder / 'spool'),
+                lambda _context, _image: False, 2, 64 << 10, 5,
+                host.ephemerals))
         yield here, there
     assert list((folder / 'spool').iterdir()) == []
 
@@ -103,9 +106,9 @@ def send(host, instance, ports, flavor=None, info=ONE):
         None, instance, sshd.ADDRESS, flavor or instance.flavor, ports, info)
 
 
-def receive(host, instance, papers, info=ONE):
+def receive(host, instance, manifest, info=ONE):
     host.verbs.finish_migration(
-        None, MIGRATION, instance, papers, host.ports(), objects.ImageMeta(),
+        None, MIGRATION, instance, manifest, host.ports(), objects.ImageMeta(),
         False, None, info)
 
 
@@ -134,10 +137,10 @@ def lost(host, instance):
 def test_a_disk_goes_along_and_comes_back(pair):
     here, there = pair
     instance, ports = spawn(here)
-    papers = send(here, instance, ports)
+    manifest = send(here, instance, ports)
     assert files(here) == ['disk.eph0']
     assert volumehost.loops_of(here.folder / 'instances') == []
-    receive(there, instance, papers)
+    receive(there, instance, manifest)
     assert read(there, instance) == 'kept'
     path = there.folder / 'instances' / instance.uuid / 'disk.eph0'
     assert path.stat().st_blocks * 512 < GIB // 8
@@ -145,8 +148,8 @@ def test_a_disk_goes_along_and_comes_back(pair):
     lost(there, instance)
     revert(here, instance, ports)
     assert read(here, instance) == 'kept'
-    papers = send(here, instance, ports)
-    receive(there, instance, papers)
+    manifest = send(here, instance, ports)
+    receive(there, instance, manifest)
     confirm(here, instance, ports)
     assert files(here) == []
     assert read(there, instance) == 'kept'
@@ -157,9 +160,9 @@ def test_it_grows_on_the_way_and_not_back(pair):
     instance, ports = spawn(here)
     small, large = instance.flavor, here.flavor()
     large.ephemeral_gb = 3
-    papers = send(here, instance, ports, large)
+    manifest = send(here, instance, ports, large)
     instance.old_flavor, instance.flavor = small, large
-    receive(there, instance, papers)
+    receive(there, instance, manifest)
     assert read(there, instance) == 'kept'
     assert 2.7 * GIB < size(there, instance) <= 3 * GIB
     lost(there, instance)
@@ -174,9 +177,9 @@ def test_a_flavor_that_brings_the_first_one(pair):
     instance, ports = spawn(here, NONE, 0)
     small, large = instance.flavor, here.flavor()
     large.ephemeral_gb = 1
-    papers = send(here, instance, ports, large, NONE)
+    manifest = send(here, instance, ports, large, NONE)
     instance.old_flavor, instance.flavor = small, large
-    receive(there, instance, papers, NONE)
+    receive(there, instance, manifest, NONE)
     assert instance.default_ephemeral_device == '/dev/vdb'
     assert 0.9 * GIB < size(there, instance) <= GIB
     lost(there, instance)
@@ -237,15 +240,15 @@ def test_a_disk_that_cannot_be_read_whole_is_not_taken_for_one(
 def test_an_arrival_that_fails_is_done_again(pair, monkeypatch, step):
     here, there = pair
     instance, ports = spawn(here)
-    papers = send(here, instance, ports)
+    manifest = send(here, instance, ports)
     with monkeypatch.context() as for_now:
         planted(for_now, step)
         with pytest.raises(nova_exception.InternalError, match='planted'):
-            receive(there, instance, papers)
+            receive(there, instance, manifest)
     if step != 'arrived':
         assert files(there) == []
         assert volumehost.loops_of(there.folder) == []
-    receive(there, instance, papers)
+    receive(there, instance, manifest)
     assert read(there, instance) == 'kept'
     confirm(here, instance, ports)
 
@@ -254,14 +257,14 @@ def test_an_arrival_that_was_cut_off_is_done_again(pair):
     """As when nova-compute is killed with the server just started."""
     here, there = pair
     instance, ports = spawn(here)
-    papers = send(here, instance, ports)
-    spool = there.verbs._moves._spool
+    manifest = send(here, instance, ports)
     there.verbs._with_moved_disks(
-        instance, ONE, f'{spool}/{instance.uuid}', ['disk.eph0']).__enter__()
+        instance, ONE, there.verbs._moves._spool.folder(instance.uuid),
+        ['disk.eph0']).__enter__()
     there.containers.spawn(None, instance, objects.ImageMeta(),
                            there.ports(), b'')
     write(there, instance, 'lost')
-    receive(there, instance, papers)
+    receive(there, instance, manifest)
     assert read(there, instance) == 'kept'
     assert len(volumehost.loops_of(there.folder / 'instances')) == 1
     confirm(here, instance, ports)

@@ -173,7 +173,7 @@ def test_all_that_happens_to_a_layer_arrives(tmp_path, seed):
     there.mkdir()
     layers.unpack([str(tmp_path / 'layer.tar'),
                    str(tmp_path / 'changes.tar')], str(there),
-                  str(tmp_path / 'log'))
+                  str(tmp_path / 'log'), 1 << 20)
     assert seen(there) == seen(tree.path)
 
 
@@ -205,5 +205,5 @@ def test_directories_that_change_places_and_back(tmp_path):
     there = tmp_path / 'there'
     there.mkdir()
     layers.unpack([str(tmp_path / 'layer.tar'),
-                   str(tmp_path / 'changes.tar')], str(there), '')
+                   str(tmp_path / 'changes.tar')], str(there), '', 1 << 20)
     assert seen(there) == seen(top)

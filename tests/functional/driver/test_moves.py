@@ -13,6 +13,7 @@ from nova import objects
 import pytest
 import sshd
 import tlsd
+import transfers
 
 from nova_vcloud import exception
 from nova_vcloud.virt_docker import images
@@ -62,7 +63,8 @@ def pair(request, dockerd, lan, other, tmp_path, monkeypatch):
             host.dockerd.engine, host.containers, computehost.Images(),
             method, str(folder / 'spool'),
             transport.Hosts(ways[way], 0).remote,
-            lambda _context, _image: known, 2, wait,
+            transfers.Destination(folder / 'spool'),
+            lambda _context, _image: known, 2, 64 << 10, wait,
             ephemeral.Store(str(host.state / 'disks'), 'xfs'))
             for host in hosts]
     yield hosts, make
@@ -106,11 +108,11 @@ def test_a_server_goes_and_comes_back(pair, method, known, way):
     instance, ports = spawn(source)
     before = there(source, instance)
     assert before == 'mine\nls: /bin/vi: No such file or directory\n'
-    papers = here.send(None, instance, sshd.ADDRESS, ports, 0)
+    manifest = here.send(None, instance, sshd.ADDRESS, ports, 0)
     assert source.containers.list() == {}
     assert source.keeper.records.uuids() == []
     assert source.network.namespaces() == set()
-    other.receive(None, instance, papers, dest.ports(), objects.ImageMeta(),
+    other.receive(None, instance, manifest, dest.ports(), objects.ImageMeta(),
                   power_on=True)
     assert there(dest, instance) == before
     assert not dest.keeper.status(instance.uuid).drift
@@ -133,10 +135,10 @@ def test_a_root_disk_in_a_file_goes_and_comes_back(pair):
     instance, ports = spawn(source)
     before = there(source, instance)
     source.inside(instance, 'dd if=/dev/zero of=/big bs=1M count=50')
-    papers = here.send(None, instance, sshd.ADDRESS, ports, 0)
+    manifest = here.send(None, instance, sshd.ADDRESS, ports, 0)
     old = instance.flavor
     instance.flavor = source.flavor(root_gb=2)
-    other.receive(None, instance, papers, dest.ports(), objects.ImageMeta(),
+    other.receive(None, instance, manifest, dest.ports(), objects.ImageMeta(),
                   power_on=True)
     assert there(dest, instance) == before
     assert '52428800' in dest.inside(instance, 'ls -l /big')
@@ -152,8 +154,8 @@ def test_a_root_disk_in_a_file_goes_and_comes_back(pair):
     # At rest, it goes as well.
     source.containers.stop(instance.uuid, 0)
     unmount_disks(source)
-    papers = here.send(None, instance, sshd.ADDRESS, ports, 0)
-    other.receive(None, instance, papers, dest.ports(), objects.ImageMeta(),
+    manifest = here.send(None, instance, sshd.ADDRESS, ports, 0)
+    other.receive(None, instance, manifest, dest.ports(), objects.ImageMeta(),
                   power_on=True)
     source.containers.drop_parked(instance.uuid)
     assert there(dest, instance) == before
@@ -172,8 +174,8 @@ def test_without_the_image_there_a_server_takes_it_along(pair):
     dest.dockerd.engine.image_remove(dockerd_fixture.IMAGE)
     here, other = make('layer', known=False)
     instance, ports = spawn(source)
-    papers = here.send(None, instance, sshd.ADDRESS, ports, 0)
-    other.receive(None, instance, papers, dest.ports(), objects.ImageMeta(),
+    manifest = here.send(None, instance, sshd.ADDRESS, ports, 0)
+    other.receive(None, instance, manifest, dest.ports(), objects.ImageMeta(),
                   power_on=True)
     assert there(dest, instance).startswith('mine')
     source.containers.drop_parked(instance.uuid)
@@ -193,12 +195,12 @@ def test_another_image_of_that_name_is_noticed(pair):
                             f'{dockerd_fixture.IMAGE}:latest')
     here, other = make()
     instance, ports = spawn(source)
-    papers = here.send(None, instance, sshd.ADDRESS, ports, 0)
+    manifest = here.send(None, instance, sshd.ADDRESS, ports, 0)
     with pytest.raises(exception.MoveFailed, match='other layers'):
-        other.receive(None, instance, papers, dest.ports(),
+        other.receive(None, instance, manifest, dest.ports(),
                       objects.ImageMeta(), power_on=True)
     # What came is kept for another try; here it is thrown away.
-    assert other.papers(instance.uuid) == papers
+    assert other.manifest(instance.uuid) == manifest
     other.forget(instance.uuid)
     source.containers.restore(instance, ports, power_on=True)
     assert there(source, instance).startswith('mine')
@@ -277,12 +279,12 @@ def test_the_engine_that_is_left_dies(pair, mortal, step):
     before = there(source, instance)
     died = mortal(step, source.dockerd)
     try:
-        papers = here.send(None, instance, sshd.ADDRESS, ports, 0)
+        manifest = here.send(None, instance, sshd.ADDRESS, ports, 0)
     except exception.NovaVcloudException:
         runs, empty = source, dest
     else:
         runs, empty = dest, source
-        other.receive(None, instance, papers, dest.ports(),
+        other.receive(None, instance, manifest, dest.ports(),
                       objects.ImageMeta(), power_on=True)
         died[0].result()
         source.containers.drop_parked(instance.uuid)
@@ -302,9 +304,9 @@ def test_the_engine_where_a_server_arrives_dies(pair, mortal, step):
     here, other = make(wait=60)
     instance, ports = spawn(source)
     before = there(source, instance)
-    papers = here.send(None, instance, sshd.ADDRESS, ports, 0)
+    manifest = here.send(None, instance, sshd.ADDRESS, ports, 0)
     died = mortal(step, dest.dockerd)
-    other.receive(None, instance, papers, dest.ports(), objects.ImageMeta(),
+    other.receive(None, instance, manifest, dest.ports(), objects.ImageMeta(),
                   power_on=True)
     assert died
     died[0].result()
@@ -338,10 +340,10 @@ def test_what_a_server_writes_while_it_is_sent_arrives(pair, monkeypatch):
                                     'echo more >>/root/file')
     monkeypatch.setattr(steps, 'reached', reached)
     digest = source.inside(instance, 'sha256sum /root/big')
-    papers = here.send(None, instance, sshd.ADDRESS, ports, 0)
+    manifest = here.send(None, instance, sshd.ADDRESS, ports, 0)
     sizes = [path.stat().st_size for path in sorted(
-        pathlib.Path(other._spool, instance.uuid).glob('*.tar'))]
-    other.receive(None, instance, papers, dest.ports(), objects.ImageMeta(),
+        pathlib.Path(other._spool.folder(instance.uuid)).glob('*.tar'))]
+    other.receive(None, instance, manifest, dest.ports(), objects.ImageMeta(),
                   power_on=True)
     assert dest.inside(instance, 'sha256sum /root/big') == digest
     assert dest.inside(instance, 'cd /root; ls; cat late file') == (

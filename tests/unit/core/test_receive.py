@@ -7,106 +7,153 @@ import subprocess
 import sys
 
 import pytest
+import transfers
 
+from nova_vcloud import receiver
 from nova_vcloud import spool as spools
 
 SERVER = '11111111-2222-4333-8444-555566667777'
-BEGIN = f'begin {SERVER} 10 {{}}'
+OTHER = '22222222-2222-4333-8444-555566667777'
+BEGIN = f'begin {SERVER} {transfers.TOKEN} {{}}'
 
 
 def frame(data):
     data = data if isinstance(data, bytes) else data.encode()
-    return spools.LENGTH.pack(len(data)) + data
+    return receiver.LENGTH.pack(len(data)) + data
 
 
-def ask(spool, *frames, cut=None):
+def ask(spool, *frames, cut=None, names=None):
     """Return what is said to some frames, without the greeting."""
     sent, said = b''.join(map(frame, frames))[:cut], io.StringIO()
-    spools.serve(spools.Spool(str(spool)),
-                  io.BufferedReader(io.BytesIO(sent)), said)
+    receiver.Connection(spools.Spool(str(spool)),
+                        io.BufferedReader(io.BytesIO(sent)), said,
+                        names).serve()
     greeting, *lines = said.getvalue().splitlines()
-    assert greeting == spools.VERSION
+    assert greeting == receiver.VERSION
     return lines
 
 
-def test_a_server_begins_with_its_papers_only(tmp_path):
+def folders(spool):
+    return [path for path in spool.iterdir() if path.is_dir()]
+
+
+def test_a_server_begins_with_its_manifest_only(tmp_path):
+    transfers.admit(tmp_path, SERVER)
     (tmp_path / SERVER).mkdir()
     (tmp_path / SERVER / 'old').write_text('of an earlier try')
-    assert ask(tmp_path, f'begin {SERVER} 10 {{"a": 1, "b": 2}}') == [
-        'yes done']
+    assert ask(tmp_path, f'{BEGIN[:-2]}{{"a": 1, "b": 2}}') == ['yes done']
     found = list((tmp_path / SERVER).iterdir())
     assert [(path.name, path.read_text()) for path in found] == [
-        (spools.PAPERS, '{"a": 1, "b": 2}')]
+        (spools.MANIFEST, '{"a": 1, "b": 2}')]
     assert (tmp_path / SERVER).stat().st_mode & 0o777 == 0o700
+    assert spools.Spool(str(tmp_path)).manifest(SERVER) == '{"a": 1, "b": 2}'
 
 
 def test_files_come_in_frames(tmp_path):
-    one, two = b'x' * (spools.CHUNK + 7), os.urandom(300)
-    assert ask(tmp_path, BEGIN, f'put {SERVER} layer.tar', one, two, b'',
-               f'put {SERVER} empty', b'') == [
+    transfers.admit(tmp_path, SERVER)
+    one, two = b'x' * (receiver.CHUNK + 7), os.urandom(300)
+    assert ask(tmp_path, BEGIN, 'put layer.tar', one, two, b'',
+               'put changes.tar', b'') == [
         'yes done', f'yes {len(one) + len(two)}', 'yes 0']
     assert (tmp_path / SERVER / 'layer.tar').read_bytes() == one + two
-    assert (tmp_path / SERVER / 'empty').read_bytes() == b''
+    assert (tmp_path / SERVER / 'changes.tar').read_bytes() == b''
 
 
 @pytest.mark.parametrize('missing', [1, 8, 9, 1000])
 def test_a_file_without_its_end_has_no_name(tmp_path, missing):
-    *_, last = ask(tmp_path, BEGIN, f'put {SERVER} layer.tar', b'x' * 3000,
-                   b'', cut=-missing)
+    transfers.admit(tmp_path, SERVER)
+    *_, last = ask(tmp_path, BEGIN, 'put layer.tar', b'x' * 3000, b'',
+                   cut=-missing)
     assert last.startswith('no ')
     assert not (tmp_path / SERVER / 'layer.tar').exists()
 
 
 def test_more_than_waits_for_the_disk_arrives_whole(tmp_path, monkeypatch):
+    transfers.admit(tmp_path, SERVER)
     monkeypatch.setattr(spools, 'BEHIND', 1000)
     chunks = [os.urandom(700) for _ in range(10)]
-    ask(tmp_path, BEGIN, f'put {SERVER} layer.tar', *chunks, b'')
+    ask(tmp_path, BEGIN, 'put layer.tar', *chunks, b'')
     assert (tmp_path / SERVER / 'layer.tar').read_bytes() == b''.join(chunks)
 
 
-def test_what_is_dropped_is_gone_and_may_be_dropped_again(tmp_path):
-    assert ask(tmp_path, BEGIN, f'drop {SERVER}', f'drop {SERVER}') == [
-        'yes done'] * 3
-    assert list(tmp_path.iterdir()) == []
+def test_a_connection_sends_one_server_after_the_other(tmp_path):
+    for server in (SERVER, OTHER):
+        transfers.admit(tmp_path, server)
+    assert ask(tmp_path, BEGIN, 'put layer.tar', b'one', b'',
+               BEGIN.replace(SERVER, OTHER), 'put layer.tar', b'two', b'') == [
+        'yes done', 'yes 3'] * 2
+    assert (tmp_path / SERVER / 'layer.tar').read_bytes() == b'one'
+    assert (tmp_path / OTHER / 'layer.tar').read_bytes() == b'two'
+
+
+def test_a_server_begins_anew_when_a_connection_was_lost(tmp_path):
+    transfers.admit(tmp_path, SERVER)
+    for word in (b'one', b'two'):
+        ask(tmp_path, BEGIN, 'put layer.tar', word, b'')
+        assert (tmp_path / SERVER / 'layer.tar').read_bytes() == word
 
 
 @pytest.mark.parametrize('request_', [
-    'put ../etc passwd', f'put {SERVER} ../passwd',
-    f'put {SERVER} /etc/passwd', f'put {SERVER} .ssh', 'drop .', 'drop ',
-    'begin x 1 {}', f'begin {SERVER} many {{}}', f'begin {SERVER} -1 {{}}',
-    f'begin {SERVER} {"9" * 5000} {{}}',
-    f'put {SERVER} layer.tar.part/../x', f'begin {SERVER} {1 << 60} {{}}',
-    f'begin {SERVER} 1', 'exec sh', '', f'put  {SERVER} x', '\x00'])
-def test_nothing_else_can_be_reached(tmp_path, request_):
-    (tmp_path / SERVER).mkdir()
-    [said] = ask(tmp_path, request_, f'drop {SERVER}')
+    'put ../etc passwd', f'put {SERVER} layer.tar', f'drop {SERVER}',
+    'begin x 1 {}', f'begin {SERVER} {transfers.TOKEN}', f'begin {SERVER}',
+    f'begin ../{SERVER} {transfers.TOKEN} {{}}', 'exec sh', '',
+    'put layer.tar', 'put', '\x00'])
+def test_what_is_no_request_or_too_early(tmp_path, request_):
+    transfers.admit(tmp_path, SERVER)
+    [said] = ask(tmp_path, request_, BEGIN)
     assert said.startswith('no ')
     # And nothing is done after it.
-    assert list((tmp_path / SERVER).iterdir()) == []
+    assert folders(tmp_path) == []
 
 
-def test_there_is_no_room(tmp_path):
-    [said] = ask(tmp_path, f'begin {SERVER} {1 << 60} {{}}')
-    assert 'has room for' in said
-
-
-def test_a_server_that_was_not_announced(tmp_path):
-    [said] = ask(tmp_path, f'put {SERVER} layer.tar', b'')
-    assert said == (f'no {tmp_path}/{SERVER}/layer.tar.part: No such file or '
-                    'directory')
-
-
-def test_what_is_no_request(tmp_path):
+def test_what_is_no_text(tmp_path):
     [said] = ask(tmp_path, b'\xff\xfe')
     assert said.startswith('no ')
-    [said] = ask(tmp_path, b'x' * (spools.MAX_REQUEST + 1))
-    assert said == f'no a request of {spools.MAX_REQUEST + 1} bytes'
+    [said] = ask(tmp_path, b'x' * (receiver.MAX_REQUEST + 1))
+    assert said == f'no a request of {receiver.MAX_REQUEST + 1} bytes'
     # A length that never comes takes no memory.
-    with_length = spools.LENGTH.pack(1 << 62)
+    with_length = receiver.LENGTH.pack(1 << 62)
     said = io.StringIO()
-    spools.serve(spools.Spool(str(tmp_path)),
-                  io.BufferedReader(io.BytesIO(with_length)), said)
-    assert 'no a request of' in said.getvalue()
+    refused = receiver.Connection(
+        spools.Spool(str(tmp_path)),
+        io.BufferedReader(io.BytesIO(with_length)), said).serve()
+    assert refused == f'a request of {1 << 62} bytes'
+    assert f'no {refused}' in said.getvalue()
+
+
+def test_the_manifest_of_a_host_of_the_release_before(tmp_path):
+    """One that had sent all before this host was upgraded."""
+    spool = spools.Spool(str(tmp_path))
+    assert spool.manifest(SERVER) is None
+    (tmp_path / SERVER).mkdir()
+    (tmp_path / SERVER / 'papers.json').write_text('{"nova_vcloud": 1}')
+    assert spool.manifest(SERVER) == '{"nova_vcloud": 1}'
+    assert spool.waiting() == [SERVER]
+    spool.drop(SERVER)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_servers_wait(tmp_path):
+    spool = spools.Spool(str(tmp_path))
+    transfers.admit(tmp_path, SERVER)
+    (tmp_path / OTHER).mkdir()
+    for name in ('lost+found', f'{SERVER}.new', 'x.admission'):
+        (tmp_path / name).touch()
+    assert spool.waiting() == [SERVER, OTHER]
+
+
+def test_an_admission_is_told_and_revoked(tmp_path):
+    spool = spools.Spool(str(tmp_path))
+    assert spool.admission(SERVER) is None
+    token = transfers.admit(tmp_path, SERVER, 5)
+    found = spool.admission(SERVER)
+    assert (found.size, found.sender, found.migration) == (
+        5, transfers.SENDER, transfers.MIGRATION)
+    # The token itself is nowhere.
+    assert token not in (tmp_path / f'{SERVER}.admission').read_text()
+    spool.revoke(SERVER)
+    spool.revoke(SERVER)
+    assert spool.admission(SERVER) is None
 
 
 def program(spool, *words, said=b'', **env):
@@ -117,8 +164,9 @@ def program(spool, *words, said=b'', **env):
 
 
 def test_the_program_answers_on_its_output(tmp_path):
+    transfers.admit(tmp_path, SERVER)
     done = program(tmp_path, said=frame(BEGIN))
-    assert done.stdout.decode().splitlines() == [spools.VERSION, 'yes done']
+    assert done.stdout.decode().splitlines() == [receiver.VERSION, 'yes done']
     assert done.returncode == 0
     done = program(tmp_path, said=frame('exec sh'))
     assert done.returncode == 1
@@ -126,6 +174,7 @@ def test_the_program_answers_on_its_output(tmp_path):
 
 def test_what_the_ssh_client_wants_to_run_does_not_matter(tmp_path):
     """The spool is the key's to name, not the client's."""
+    transfers.admit(tmp_path, SERVER)
     other = tmp_path / 'other'
     other.mkdir()
     done = program(tmp_path, said=frame(BEGIN), SSH_ORIGINAL_COMMAND=(

@@ -7,10 +7,11 @@ import time
 
 from oslo_config import cfg
 import pytest
+import transfers
 
 from mini import certificates
 from nova_vcloud import exception
-from nova_vcloud import spool as spools
+from nova_vcloud import receiver as receivers
 from nova_vcloud.conf import migration
 from nova_vcloud.virt_docker import channels
 from nova_vcloud.virt_docker import transport
@@ -21,7 +22,7 @@ HOST = '192.0.2.1'
 
 
 class Local:
-    """A way to a script of this host, in place of ssh."""
+    """A transport to a script of this host, in place of ssh."""
 
     def __init__(self, folder, script):
         self.made = 0
@@ -38,12 +39,14 @@ class Local:
 def spool(tmp_path):
     path = tmp_path / 'spool'
     path.mkdir()
+    for server in (SERVER, OTHER):
+        transfers.admit(path, server)
     return path
 
 
 @pytest.fixture
 def receiver(tmp_path, spool):
-    """A way to the program that other hosts run."""
+    """A transport to the program that other hosts run."""
     return Local(tmp_path, (
         f'PYTHONPATH={":".join(sys.path)} exec {sys.executable} -m '
         f'nova_vcloud.cmd.receive --spool {spool}'))
@@ -62,19 +65,24 @@ def hosts():
         each.close()
 
 
+def begin(remote):
+    with remote.announced(SERVER, transfers.TOKEN, '{}'):
+        pass
+
+
 def saying(tmp_path, script):
-    return Local(tmp_path, f'echo "{spools.VERSION}"; {script}')
+    return Local(tmp_path, f'echo "{receivers.VERSION}"; {script}')
 
 
 def test_what_arrives_whole_is_whole(hosts, receiver, spool):
     chunks = [b'a' * 100_000, b'', os.urandom(3_000_000)]
     with hosts(receiver).remote(HOST).announced(
-            SERVER, 5, '{"a": 1}') as delivery:
+            SERVER, transfers.TOKEN, '{"a": 1}') as delivery:
         assert delivery.put('layer.tar', iter(chunks)) == 3_100_000
         assert delivery.put('changes.tar', []) == 0
     assert (spool / SERVER / 'layer.tar').read_bytes() == b''.join(chunks)
     assert (spool / SERVER / 'changes.tar').read_bytes() == b''
-    assert (spool / SERVER / 'papers.json').read_text() == '{"a": 1}'
+    assert (spool / SERVER / 'manifest.json').read_text() == '{"a": 1}'
 
 
 def test_the_command_of_ssh():
@@ -92,44 +100,51 @@ def test_the_command_of_ssh():
 def test_a_connection_is_kept_for_the_next_server(hosts, receiver, spool):
     remote = hosts(receiver).remote(HOST)
     for _ in range(3):
-        with remote.announced(SERVER, 5, '{}') as delivery:
+        with remote.announced(
+            SERVER, transfers.TOKEN, '{}') as delivery:
             delivery.put('layer.tar', [b'data'])
-    remote.drop(SERVER)
     assert receiver.made == 1
-    assert list(spool.iterdir()) == []
+    assert (spool / SERVER / 'layer.tar').read_bytes() == b'data'
 
 
 def test_two_servers_at_a_time_have_two(hosts, receiver):
     remote = hosts(receiver).remote(HOST)
-    with remote.announced(SERVER, 5, '{}'), \
-            remote.announced(OTHER, 5, '{}'):
+    with remote.announced(
+            SERVER, transfers.TOKEN, '{}'), \
+            remote.announced(
+                OTHER, transfers.TOKEN, '{}'):
         assert receiver.made == 2
-    with remote.announced(SERVER, 5, '{}'), \
-            remote.announced(OTHER, 5, '{}'):
+    with remote.announced(
+            SERVER, transfers.TOKEN, '{}'), \
+            remote.announced(
+                OTHER, transfers.TOKEN, '{}'):
         assert receiver.made == 2
 
 
 @pytest.mark.parametrize('persist', [0, 0.1])
 def test_it_is_given_up_in_time(hosts, receiver, persist):
     all_hosts = hosts(receiver, persist)
-    with all_hosts.remote(HOST).announced(SERVER, 5, '{}') as delivery:
+    with all_hosts.remote(HOST).announced(
+            SERVER, transfers.TOKEN, '{}') as delivery:
         process = delivery._session._channel._process
     deadline = time.monotonic() + 10
     while process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     assert process.returncode == 0
-    all_hosts.remote(HOST).drop(SERVER)
+    begin(all_hosts.remote(HOST))
     assert receiver.made == 2
 
 
 def test_one_that_has_died_meanwhile_is_made_anew(hosts, receiver):
     remote = hosts(receiver).remote(HOST)
-    with remote.announced(SERVER, 5, '{}') as delivery:
+    with remote.announced(
+            SERVER, transfers.TOKEN, '{}') as delivery:
         process = delivery._session._channel._process
     process.kill()
     process.wait()
-    with remote.announced(SERVER, 5, '{}') as delivery:
+    with remote.announced(
+            SERVER, transfers.TOKEN, '{}') as delivery:
         assert delivery.put('layer.tar', [b'data']) == 4
     assert receiver.made == 2
 
@@ -137,9 +152,10 @@ def test_one_that_has_died_meanwhile_is_made_anew(hosts, receiver):
 def test_one_on_which_something_failed_is_not_kept(hosts, receiver):
     remote = hosts(receiver).remote(HOST)
     with pytest.raises(exception.MoveFailed, match='gone'), \
-            remote.announced(SERVER, 5, '{}'):
+            remote.announced(
+            SERVER, transfers.TOKEN, '{}'):
         raise exception.MoveFailed('gone')
-    remote.drop(SERVER)
+    begin(remote)
     assert receiver.made == 2
 
 
@@ -154,21 +170,22 @@ def test_other_bytes_than_were_sent(hosts, tmp_path, wait, said):
             time.sleep(0.2)
         yield b'data'
     with pytest.raises(exception.MoveFailed, match=said), \
-            hosts(way).remote(HOST).announced(SERVER, 5, '{}') as delivery:
+            hosts(way).remote(HOST).announced(
+            SERVER, transfers.TOKEN, '{}') as delivery:
         delivery.put('layer.tar', chunks())
 
 
 def test_a_host_that_refuses_says_why(hosts, receiver):
     with pytest.raises(exception.MoveFailed,
-                       match=r'192\.0\.2\.1: .* has room for'), \
-            hosts(receiver).remote(HOST).announced(SERVER, 1 << 60, '{}'):
+                       match=r'192\.0\.2\.1: no such admission'), \
+            hosts(receiver).remote(HOST).announced(SERVER, 'x', '{}'):
         pytest.fail('it was refused')
 
 
 def test_a_host_that_refuses_while_it_is_sent_to(hosts, receiver):
-    with pytest.raises(exception.MoveFailed, match='is not the name'), \
+    with pytest.raises(exception.MoveFailed, match='is not among'), \
             hosts(receiver).remote(HOST).announced(
-                SERVER, 5, '{}') as delivery:
+                SERVER, transfers.TOKEN, '{}') as delivery:
         # It does not even read.
         delivery.put('../x', iter([b'x' * 1_000_000] * 5))
 
@@ -176,11 +193,11 @@ def test_a_host_that_refuses_while_it_is_sent_to(hosts, receiver):
 @pytest.mark.parametrize(('script', 'said'), [
     ('echo a warning >&2; echo Permission denied >&2; exit 255',
      'Permission denied'),
-    ('echo nova-vcloud-receive 1', "says 'nova-vcloud-receive 1'"),
+    ('echo nova-vcloud-receive 2', "says 'nova-vcloud-receive 2'"),
     ('exit 0', 'no reason given')])
 def test_a_host_that_cannot_be_reached(hosts, tmp_path, script, said):
     with pytest.raises(exception.MoveFailed, match=said):
-        hosts(Local(tmp_path, script)).remote(HOST).drop(SERVER)
+        begin(hosts(Local(tmp_path, script)).remote(HOST))
 
 
 def test_what_cannot_be_read_here_has_no_name_there(hosts, receiver, spool):
@@ -189,7 +206,7 @@ def test_what_cannot_be_read_here_has_no_name_there(hosts, receiver, spool):
         raise exception.EngineUnavailable('gone')
     with pytest.raises(exception.EngineUnavailable), \
             hosts(receiver).remote(HOST).announced(
-                SERVER, 5, '{}') as delivery:
+                SERVER, transfers.TOKEN, '{}') as delivery:
         delivery.put('image.tar', chunks())
     assert not (spool / SERVER / 'image.tar').exists()
 
@@ -206,13 +223,14 @@ def test_certificates_that_are_not_there(tmp_path, missing):
             channels.Tls(1, **{**files, missing: wrong}).check()
 
 
-def test_the_operator_chooses_the_way():
+def test_the_operator_chooses_the_transport():
     conf = cfg.ConfigOpts()
     migration.register_opts(conf)
     conf([])
-    assert isinstance(channels.way_of(conf.vcloud_migration), channels.Ssh)
+    assert isinstance(channels.transport_of(conf.vcloud_migration),
+                      channels.Ssh)
     conf.set_override('transport', 'tls', 'vcloud_migration')
-    assert channels.way_of(conf.vcloud_migration) == channels.Tls(
+    assert channels.transport_of(conf.vcloud_migration) == channels.Tls(
         16560, '', '', '')
 
 

@@ -10,8 +10,10 @@ import time
 
 import pytest
 import sshd
+import transfers
 
 from mini import certificates
+from nova_vcloud import spool
 from nova_vcloud.virt_docker import channels
 from nova_vcloud.virt_docker import transport
 
@@ -89,14 +91,15 @@ def way():
 
 
 def test_it_takes_servers_into_the_spool(way):
+    transfers.admit(SPOOL, SERVER)
     remote = transport.Hosts(way, 0).remote(sshd.ADDRESS)
-    with remote.announced(SERVER, 5, '{}') as delivery:
+    with remote.announced(SERVER, transfers.TOKEN, '{}') as delivery:
         assert delivery.put('layer.tar', [b'hello']) == 5
     found = SPOOL / SERVER / 'layer.tar'
     assert found.read_bytes() == b'hello'
     assert found.stat().st_uid == pwd.getpwnam(USER).pw_uid
     assert found.stat().st_mode & 0o777 == 0o600
-    remote.drop(SERVER)
+    spool.Spool(str(SPOOL)).drop(SERVER)
     assert list(SPOOL.iterdir()) == []
 
 
