@@ -67,6 +67,11 @@ class Connections:
         path = (found or {}).get('path')
         if not isinstance(path, str | bytes):
             raise exception.VolumeError('the volume has no path on this host')
+        if not os.path.isabs(path):
+            # It would be an option of a program, or a file of who knows where.
+            raise exception.VolumeError(
+                f'the volume has the path {os.fsdecode(path)!r} on this '
+                'host, which is not absolute')
         return os.fsdecode(path)
 
     def disconnect(self, connection: Mapping[str, Any], path: str) -> None:
