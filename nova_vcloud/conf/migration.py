@@ -60,12 +60,13 @@ OPTS = [
         default='',
         help='Certificates of those who sign the certificates of other hosts, '
              'in PEM. Each of these must name the address of its host, '
-             '``my_ip``, among its alternative names.'),
+             '``my_ip``, among its alternative names: only the host that a '
+             'server leaves may send it.'),
     cfg.StrOpt(
         'ssh_user',
         default='nova',
         help='Account of other hosts that runs ``nova-vcloud-receive``. It '
-             'needs to write to their spool, and nothing else.'),
+             'owns their spool, and needs nothing else.'),
     cfg.PortOpt(
         'ssh_port',
         default=22,
