@@ -128,17 +128,28 @@ class Listener(socketserver.ThreadingMixIn, socketserver.TCPServer):
             self._open[host] += 1
         return True
 
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Have a thread serve a connection."""
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # no more threads, say
+            self._ended(client_address)
+            raise
+
     def process_request_thread(self, request: Any, client_address: Any
                                ) -> None:
         """Serve a connection, and count it no more."""
         try:
             super().process_request_thread(request, client_address)
         finally:
-            host = client_address[0]
-            with self._lock:
-                self._open[host] -= 1
-                if not self._open[host]:
-                    del self._open[host]
+            self._ended(client_address)
+
+    def _ended(self, client_address: Any) -> None:
+        host = client_address[0]
+        with self._lock:
+            self._open[host] -= 1
+            if not self._open[host]:
+                del self._open[host]
 
 
 def prepare(connection: socket.socket) -> None:

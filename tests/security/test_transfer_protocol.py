@@ -393,6 +393,20 @@ def test_all_connections_are_bounded_and_counted(spool):
         _peer.close()
 
 
+def test_a_connection_for_which_there_is_no_thread_is_not_counted(
+        spool, monkeypatch):
+    def start(_thread):
+        raise RuntimeError("can't start new thread")
+    monkeypatch.setattr(threading.Thread, 'start', start)
+    peer = ('192.0.2.1', 1)
+    with listener.Listener(spools.Spool(str(spool)), ('127.0.0.1', 0),
+                           None) as one:
+        for _ in range(listener.MAX_PER_ADDRESS + 1):
+            assert one.verify_request(None, peer)
+            with pytest.raises(RuntimeError):
+                one.process_request(None, peer)
+
+
 def test_who_begins_nothing_is_not_waited_for(spool, monkeypatch):
     monkeypatch.setattr(receiver, 'BEGIN_TIMEOUT', 0.2)
     out, into = os.pipe()
