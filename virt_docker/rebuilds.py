@@ -19,7 +19,7 @@ from oslo_log import log
 from nova_vcloud.virt_docker import claims
 from nova_vcloud.virt_docker import containers
 from nova_vcloud.virt_docker import spec
-from nova_vcloud.virt_docker.snapshots import ImageApi
+from nova_vcloud.virt_docker.uploads import ImageApi
 
 LOG = log.getLogger(__name__)
 
