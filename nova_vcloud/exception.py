@@ -112,6 +112,10 @@ class MoveFailed(NovaVcloudException):
     """The data of a server did not get from one host to the other."""
 
 
+class DiskTooLarge(NovaVcloudException):
+    """A server's disk cannot become an image; says why, to its tenant."""
+
+
 class VolumeError(NovaVcloudException):
     """A volume that cannot be given to a server, or taken from it."""
 

@@ -157,7 +157,7 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs,
         self._ephemerals = driver_volumes.ephemerals(CONF)
         self._snapshots = snapshots.Snapshots(
             self._engine, self._containers, image_api,
-            conf.snapshot_max_layers)
+            conf.snapshot_max_layers, CONF.host)
         self._moves = self._make_moves(store, image_api)
         self._consoles = consoles.Consoles(
             self._engine, CONF.serial_console.proxyclient_address,
@@ -582,7 +582,8 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs,
                  instance: objects.Instance, image_id: str,
                  update_task_state: Any) -> None:
         """Fill an image with the server's disk, while it runs."""
-        with self._nova_errors(instance):
+        with self._snapshots.told(context, instance, image_id), \
+                self._nova_errors(instance):
             self._snapshots.take(context, instance, image_id,
                                  update_task_state)
 

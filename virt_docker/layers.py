@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 import os
 import pathlib
+import signal
 import subprocess
 import tempfile
 from typing import IO
@@ -213,6 +214,46 @@ def pack_changes(layer: str, seen: str, since: float, logs: list[str],
 
 
 @privsep.disk.entrypoint
+def copy(layer: str, target: str, live: bool = False) -> None:
+    """Copy a layer to an empty directory, holes as holes.
+
+    :param live: it may change meanwhile, which :func:`apply` mends
+    :raises MoveFailed: with tar's words
+    """
+    failed = None
+    with tempfile.TemporaryFile() as said:
+        reader = subprocess.Popen(
+            [*_create('-'), '--directory', os.path.dirname(layer), LAYER],
+            stdout=subprocess.PIPE, stderr=said,
+            env={**os.environ, 'LC_ALL': 'C.UTF-8'})
+        with reader.stdout as pipe:  # type: ignore[union-attr]
+            try:
+                _extract(pipe, target)
+            except exception.MoveFailed as e:
+                failed = e
+        # Of two that fail one ends because the other has ended.
+        if reader.wait() not in (
+                0, -signal.SIGPIPE, *((_CHANGED,) if live else ())):
+            said.seek(0)
+            raise exception.MoveFailed(_words('tar', said.read())) from failed
+    if failed:
+        raise failed
+
+
+@privsep.disk.entrypoint
+def apply(changes: str, target: str) -> None:
+    """Bring a copy to what has changed since it was made.
+
+    :param changes: of :func:`pack_changes`; it is removed
+    :raises MoveFailed: with tar's words
+    """
+    with open(changes, 'rb') as source:
+        listing.prune(target, _kept(source))
+        _extract(source, target)
+    os.unlink(changes)
+
+
+@privsep.disk.entrypoint
 def unpack(sources: list[str], layer: str, sink: str, most_log: int) -> None:
     """Put what was packed into a container that has not run.
 
@@ -292,6 +333,9 @@ def _run(words: list[str], folder: str | None = None,
         words, capture_output=True, check=False, cwd=folder,
         env={**os.environ, 'LC_ALL': 'C.UTF-8'})
     if done.returncode not in fine:
-        lines = done.stderr.decode(errors='replace').strip().splitlines()
-        reason = (lines or ['no reason given'])[0]
-        raise exception.MoveFailed(f'{words[0]}: {reason}')
+        raise exception.MoveFailed(_words(words[0], done.stderr))
+
+
+def _words(program: str, said: bytes) -> str:
+    lines = said.decode(errors='replace').strip().splitlines()
+    return f'{program}: {lines[0] if lines else "no reason given"}'

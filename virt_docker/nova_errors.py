@@ -35,5 +35,7 @@ def mapped(instance: objects.Instance, host: str) -> Iterator[None]:
             reason=str(e)) from e
     except (exception.EngineError, exception.LimitNotEnforced,
             exception.NoCpusLeft, exception.StateError,
-            exception.MoveFailed, exception.VolumeError) as e:
+            exception.MoveFailed, exception.VolumeError,
+            exception.InvalidImageArchive, exception.UploadFailed,
+            exception.DiskTooLarge) as e:
         raise nova_exception.InternalError(err=str(e)) from e

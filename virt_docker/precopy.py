@@ -105,6 +105,25 @@ class Copy:
                 self._layer, self._seen, since, self._logs, sink)) as chunks:
             LOG.info('%d bytes sent of the server at rest', send(chunks))
 
+    def here(self, target: str) -> None:
+        """Copy all there is to a directory while the server runs.
+
+        :raises MoveFailed: with the reason
+        """
+        self._since = self._quiet_moment() - SLACK
+        layers.look(self._layer, self._seen)
+        layers.copy(self._layer, target, live=True)
+
+    def changes(self, sink: str) -> None:
+        """Write what is missing; the server stands still.
+
+        :param sink: path of a file, for :func:`layers.apply`
+        :raises MoveFailed: with the reason
+        """
+        stepped = abs(_offset() - self._clock) > _STEP
+        layers.pack_changes(self._layer, self._seen,
+                            0.0 if stepped else self._since, [], sink)
+
 
 @contextlib.contextmanager
 def of(engine: Engine, container: dict[str, Any],

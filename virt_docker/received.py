@@ -37,11 +37,13 @@ def extract(source: IO[bytes], folder: str, options: list[str], member: str,
             most: int | None = None) -> None:
     """Unpack a member of an archive, and what is below it.
 
+    :param source: a file, which is read from its start, or a pipe
     :param folder: outside of which nothing can be reached
     :param most: bytes of the largest file
     :raises MoveFailed: with tar's words
     """
-    os.lseek(source.fileno(), 0, os.SEEK_SET)
+    if source.seekable():
+        os.lseek(source.fileno(), 0, os.SEEK_SET)
     # What comes by standard input is never decompressed by it.
     done = subprocess.run(
         confine.words(folder, ['tar', '--extract', '--file', '-',

@@ -11,6 +11,7 @@ from backend_contract import Contract
 from backend_contract import Place
 import computehost
 import dockerd as dockerd_fixture
+import imageservice
 import lan as lan_fixture
 from nova import objects
 import nova.conf
@@ -29,6 +30,7 @@ from nova_vcloud.virt_docker import host as docker_host
 from nova_vcloud.virt_docker import images
 from nova_vcloud.virt_docker import moves
 from nova_vcloud.virt_docker import seed
+from nova_vcloud.virt_docker import snapshots
 from nova_vcloud.virt_docker import spec
 from nova_vcloud.virt_docker import transport
 from nova_vcloud.virt_docker.volumes import ephemeral
@@ -331,3 +333,30 @@ class TestDisk(Contract):
         finally:
             for container in made:
                 engine.engine.remove(container)
+
+
+@pytest.mark.parametrize('layers', [32, 1])
+def test_a_snapshot_is_the_engines_where_only_it_knows_the_store(
+        host, tmp_path, layers):
+    instance, _ports = spawn(host)
+    host.inside(instance, 'echo mine >/note; truncate -s 2G /hole')
+    with imageservice.serving(tmp_path) as service:
+        taker = snapshots.Snapshots(host.dockerd.engine, host.containers,
+                                    service, layers)
+        with pytest.raises(exception.DiskTooLarge, match='sparse files'):
+            taker.take(None, instance, 'image', lambda **_states: None)
+        host.inside(instance, 'rm /hole')
+        taker.take(None, instance, 'image', lambda **_states: None)
+    said = host.dockerd.docker('load', '--input', str(tmp_path / 'image'))
+    name = said.stdout.rpartition(': ')[2].strip()
+    try:
+        found = host.dockerd.engine.image_get(name)
+        assert len(found['RootFS']['Layers']) == min(layers, 2)
+        assert found['Config']['Cmd'] == dockerd_fixture.INIT
+        other = host.dockerd.engine.create('copy', {'Image': name})
+        try:
+            assert b'mine\n' in b''.join(host.dockerd.engine.export(other))
+        finally:
+            host.dockerd.engine.remove(other)
+    finally:
+        host.dockerd.docker('rmi', name)

@@ -11,6 +11,7 @@ import tarfile
 
 import computehost
 import dockerd as dockerd_fixture
+import imageservice
 from nova import exception as nova_exception
 from nova import objects
 import pytest
@@ -223,36 +224,22 @@ def test_a_rescued_disk_is_mounted_inside_only(host, image, victim,
     assert list((tmp_path / 'rescue').iterdir()) == []
 
 
-class Glance:
-    """Takes an image and keeps it."""
-
-    data = b''
-
-    def get(self, _context, _image):
-        return {'name': 'snapshot'}
-
-    def update(self, _context, _image, _info, data):
-        while piece := data.read():
-            self.data += piece
-        return {}
-
-
 @pytest.mark.parametrize('layers', [32, 1])
-def test_a_snapshot_is_of_what_is_inside(host, image, victim, layers):
+def test_a_snapshot_is_of_what_is_inside(host, image, victim, tmp_path,
+                                         layers):
     """Links are kept as links, whatever they point at."""
     image([link('away', '{V}/file'), link('up', UP + '{V}'),
            link('bin/ln', 'busybox')])
     instance = host.instance()
-    instance.os_type = None
     host.spawn(instance, host.ports())
     host.inside(instance, f'ln -s {victim}/file /later; '
                           f'ln -s {victim} /folder')
-    glance = Glance()
-    snapshots.Snapshots(
-        host.dockerd.engine, host.containers, glance, layers).take(
-            None, instance, 'image', lambda **_kwargs: None)
+    with imageservice.serving(tmp_path) as glance:
+        snapshots.Snapshots(
+            host.dockerd.engine, host.containers, glance, layers).take(
+                None, instance, 'image', lambda **_kwargs: None)
     found = {}
-    with tarfile.open(fileobj=io.BytesIO(glance.data)) as outer:
+    with tarfile.open(tmp_path / 'image') as outer:
         for each in outer:
             if not each.isfile():
                 continue
