@@ -199,3 +199,28 @@ def test_a_server_that_is_being_deleted_has_no_snapshot(desk: Desk):
         desk.compute.create_server_image(server, 'never')
     desk.delete(server)
     assert desk.api.image.find_image('never') is None
+
+
+@pytest.mark.parametrize('way', ['createImage', 'createBackup', 'shelve'])
+def test_a_snapshot_that_cannot_be_is_told_and_changes_nothing(
+        desk: Desk, way: str):
+    server = desk.boot('holes')
+    write(desk, server, 'kept')
+    assert desk.inside(server, 'dd if=/dev/zero of=/hole bs=1 count=1 '
+                       'seek=100G 2>/dev/null') == ''
+    if way == 'createImage':
+        desk.compute.create_server_image(server, 'never')
+    elif way == 'createBackup':
+        desk.compute.backup_server(server, 'never', 'daily', 2)
+    else:
+        desk.compute.shelve_server(server)
+    until(lambda: ('Error', way) in [
+        (each.message, each.action)
+        for each in desk.compute.server_actions(server)],
+        60, 'the action has failed')
+    desk.wait(server, 'ACTIVE')
+    assert read(desk, server) == 'kept'
+    desk.answers(server)
+    until(lambda: not [image.name for image in desk.api.image.images()
+                       if image.name in ('never', 'holes-shelved')],
+          30, 'there is no image')
