@@ -336,6 +336,7 @@ def odd_image(dockerd, config: dict) -> bytes:
     return out.getvalue()
 
 
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize('layers', [32, 1])
 def test_a_configuration_is_kept_to_the_byte(dockerd, lan, tmp_path, service,
                                              budget, layers):
@@ -471,6 +472,7 @@ def test_what_nova_would_not_tell_is_another_error(host, service, error):
 # Large
 
 
+@pytest.mark.timeout(3600)
 def test_random_data_arrives(dockerd, lan, tmp_path, budget):
     """4 GB in the long form."""
     size = budget.count(100, 4000)
@@ -493,7 +495,7 @@ def test_random_data_arrives(dockerd, lan, tmp_path, budget):
         stop.set()
         busy.join()
         host.containers.destroy(instance.uuid)
-        path.unlink()
+        (tmp_path / instance.uuid).unlink(missing_ok=True)
 
 
 def burn(stop: threading.Event, path: pathlib.Path) -> None:
