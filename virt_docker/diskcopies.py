@@ -346,7 +346,8 @@ def mount(folder: str, lowers: list[str]) -> None:
     names = ':'.join(f'below/{number}' for number in range(len(lowers)))
     done = subprocess.run(
         ['mount', '--types', 'overlay', '--options',
-         f'ro,lowerdir={layers.LAYER}:{names}', 'overlay', path],
+         f'ro,nosuid,nodev,lowerdir={layers.LAYER}:{names}', '--', 'overlay',
+         path],
         cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         raise exception.MoveFailed(done.stderr.strip()[-500:])
@@ -357,7 +358,7 @@ def unmount(folder: str) -> None:
     """Unmount a copy; one that is not mounted is fine."""
     path = os.path.join(folder, _MERGED, layers.LAYER)
     if os.path.ismount(path):
-        subprocess.run(['umount', path], check=True, capture_output=True)
+        subprocess.run(['umount', '--', path], check=True, capture_output=True)
 
 
 @privsep.disk.entrypoint
@@ -365,8 +366,8 @@ def remove(folder: str) -> None:
     """Remove a copy; absent is fine."""
     path = os.path.join(folder, _MERGED, layers.LAYER)
     if os.path.ismount(path):
-        subprocess.run(['umount', '--lazy', path], check=False,
+        subprocess.run(['umount', '--lazy', '--', path], check=False,
                        capture_output=True)
     # Not shutil: a guest may nest directories deeper than Python can call.
-    subprocess.run(['rm', '-rf', '--one-file-system', folder], check=False,
+    subprocess.run(['rm', '-rf', '--one-file-system', '--', folder], check=False,
                    capture_output=True)

@@ -31,6 +31,7 @@ VALUED = {
 #: shell's script that a guest is given, which is a name of ours.
 ABSOLUTE = {
     'virt_docker/firstboot.py': {'sh'},
+    'virt_docker/diskcopies.py': {'find'},
     'virt_docker/layers.py': {'find'},  # has no '--'
     'virt_docker/volumes/ephemeral.py': {'mkfs.'},
     'virt_docker/volumes/filesystems.py': {
