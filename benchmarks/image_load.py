@@ -122,8 +122,8 @@ def load(store: images.ImageStore, size: int) -> tuple[float, float]:
     with memory.watched():
         store.ensure(size, image_id, meta, root_gb=0, instance=None)
     taken = time.perf_counter() - start
-    with store.locked(image_id):
-        store.remove(image_id)
+    with store.records.locked(image_id):
+        store.room.discard(image_id)
     return memory.most - idle, taken
 
 

@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Streams a tenant's image archive to the engine with nothing hidden in it.
 
-Every header of a docker archive is written anew and only what loading needs
-is passed on, so that the engine never parses what we did not, and an archive
-cannot move the name of another image. Memory does not grow with its size.
+A docker archive is written anew: its layers under names of ours, each read by
+:mod:`nova_vcloud.unpacked`, then its configuration and its manifest with what
+loading needs and no more. So the engine never parses what we did not, an
+archive cannot move the name of another image, and a layer is what its digest
+says. Memory does not grow with its size.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 import dataclasses
@@ -17,24 +22,26 @@ import posixpath
 import re
 import tarfile
 from typing import Any
-import zlib
 
+from nova_vcloud import imageconfig
 from nova_vcloud import manifests
+from nova_vcloud import strict_gzip
+from nova_vcloud import strict_tar
+from nova_vcloud import unpacked
 from nova_vcloud.exception import ImageTooLarge
 from nova_vcloud.exception import InvalidImageArchive
-from nova_vcloud.unpacked import Scale
 
 MAX_BYTES = 1 << 40  # unpacked size of an archive when no limit is given
-MAX_MANIFEST = 4 << 20  # bytes; the one member that is held in memory
+MAX_MANIFEST = 4 << 20  # bytes
 MAX_MEMBERS = 4096  # an engine's image has at most 127 layers
-MAX_EXTENSION = 64 << 10  # bytes of the long-name headers of one member
+# Manifest, configurations and what older engines write of each layer are held
+# in memory until it is known which is which.
+MAX_HELD = 16 << 20  # bytes of all of them
 MAX_LINKS = 16  # symbolic links followed from a layer's name to its file
 
 _BLOCK = tarfile.BLOCKSIZE
-_CHUNK = 1 << 20
 _HEAD = 64 << 10
 _END = bytes(2 * _BLOCK)
-_GZIP = b'\x1f\x8b'
 _OTHERS = {
     b'QFI\xfb': 'a qcow2 disk image',
     b'KDMV': 'a VMDK disk image',
@@ -47,10 +54,9 @@ _OTHERS = {
 _DOCKER = re.compile(
     r'((sha256:)?[0-9a-f]{64}([/.]|$)|blobs(/|$)'
     r'|(oci-layout|(index|manifest)\.json|repositories)$)')
-_EXTENSIONS = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
-               tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
-# Names an engine would take image names from instead of the manifest.
-_DROPPED = ('repositories', 'index.json', 'oci-layout')
+# Names an engine would take image names from instead of the manifest, and
+# the number of a format that older ones write beside each layer.
+_DROPPED = ('repositories', 'index.json', 'oci-layout', 'VERSION')
 
 
 class Kind(enum.Enum):
@@ -69,59 +75,88 @@ class Archive:
 
     kind: Kind
     chunks: Iterator[bytes]
-    scale: Scale
+    scale: unpacked.Scale
 
 
-def open_archive(source: Iterable[bytes], tag: str,
-                 limit: int = MAX_BYTES) -> Archive:
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """A layer of an image that is put together of pieces.
+
+    :ivar diff_id: its digest, unpacked
+    :ivar chunks: its bytes; None where the engine has it
+    :ivar weight: what it takes, where that is known
+    """
+
+    blob: manifests.Blob
+    diff_id: str
+    chunks: Iterable[bytes] | None
+    weight: unpacked.Weight | None = None
+
+
+def open_archive(source: Iterable[bytes], tag: str, limit: int = MAX_BYTES,
+                 files: int = unpacked.MAX_FILES) -> Archive:
     """Tell what an archive is and return its bytes, made safe to load.
 
     :param source: the archive, plain or compressed with gzip
     :param tag: ``repository:tag``, the only name the loaded image gets
     :param limit: bytes to which the archive may unpack, and its layers
+    :param files: how many files and folders it may have
     :raises InvalidImageArchive: at once, or from ``chunks`` before its last
         one, so that the engine never sees a bad archive end well
     """
     reader = _Reader(source)
-    if reader.peek(len(_GZIP)) == _GZIP:
-        reader = _Reader(_gunzip(reader.rest()))
+    if reader.peek(len(strict_gzip.MAGIC)) == strict_gzip.MAGIC:
+        reader = _Reader(strict_gzip.unpacked(reader.rest(), padded=True))
     kind = classify(reader.peek(_HEAD))
-    scale = Scale(limit)
-    chunks = (_rootfs(reader, scale) if kind is Kind.ROOTFS
+    scale = unpacked.Scale(limit, files)
+    chunks = (unpacked.Layer(scale, marked=True).passed(reader.rest())
+              if kind is Kind.ROOTFS
               else _ImageFilter(reader, tag, scale).chunks())
     # An empty chunk would end a chunked HTTP request early.
     return Archive(kind, filter(None, chunks), scale)
 
 
-def docker_archive(config: bytes, layers: Iterable[
-        tuple[manifests.Blob, Iterable[bytes]]], tag: str, limit: int
-        ) -> Iterator[bytes]:
+def docker_archive(config: imageconfig.Config, layers: Iterable[Layer],
+                   tag: str, scale: unpacked.Scale,
+                   verified: Callable[[Layer], None] = lambda _layer: None
+                   ) -> Iterator[bytes]:
     """Write what an engine loads of pieces that come from elsewhere.
 
-    :param layers: of the image, lowest first, each with its bytes; with none
-        where the engine has that layer
+    :param layers: of the image, lowest first
+    :param verified: is given each layer that has passed, with its weight,
+        and is what its digests say
     :raises InvalidImageArchive: before the last chunk, when a piece is not
         what its digest says or all are too large
     """
-    scale, names = Scale(limit), []
-    weights: dict[manifests.Blob, int] = {}
-    for blob, chunks in layers:
-        names.append(f'{blob.hexdigest}.tar')
-        if blob in weights:  # the engine unpacks it once more
-            scale.put(weights[blob])
+    names = []
+    seen: dict[manifests.Blob, Layer] = {}
+    for layer in layers:
+        names.append(f'{layer.blob.hexdigest}.tar')
+        known = seen.get(layer.blob) or layer
+        if known.diff_id != layer.diff_id:
+            raise InvalidImageArchive(
+                'its configuration has two digests of one layer')
+        if known is not layer or layer.chunks is None:
+            # The engine unpacks it once more, or has it.
+            scale.put(known.weight or unpacked.Weight())
+            seen[layer.blob] = known
             continue
-        body, before = iter(chunks), scale.total
-        first = next(body, None)
-        if first is None:
-            continue
-        yield _header(names[-1], blob.size)
-        yield from scale.weighed(manifests.checked(
-            blob, itertools.chain([first], body)))
-        yield _padding(blob.size)
-        weights[blob] = scale.total - before
-    manifest = json.dumps([{'Config': 'config.json', 'Layers': names,
+        look = unpacked.Layer(scale)
+        yield _header(names[-1], layer.blob.size)
+        yield from look.passed(manifests.checked(
+            layer.blob, layer.chunks), layer.diff_id)
+        yield _padding(layer.blob.size)
+        seen[layer.blob] = dataclasses.replace(layer, weight=look.weight)
+        verified(seen[layer.blob])
+    yield from _ending(config, names, tag)
+
+
+def _ending(config: imageconfig.Config, layers: list[str],
+            tag: str) -> Iterator[bytes]:
+    manifest = json.dumps([{'Config': 'config.json', 'Layers': layers,
                             'RepoTags': [tag]}]).encode()
-    for name, data in (('config.json', config), ('manifest.json', manifest)):
+    for name, data in (('config.json', config.data),
+                       ('manifest.json', manifest)):
         yield _header(name, len(data)) + data + _padding(len(data))
     yield _END
 
@@ -202,243 +237,207 @@ class _Reader:
             yield part
 
 
-def _gunzip(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Decompress, at most 1 MiB at a time however well it was packed."""
-    stream = zlib.decompressobj(zlib.MAX_WBITS | 16)
-    try:
-        for chunk in chunks:
-            left = chunk
-            while left:
-                if stream.eof:
-                    left = left.lstrip(b'\0')  # tape padding
-                    stream = stream if not left else zlib.decompressobj(
-                        zlib.MAX_WBITS | 16)
-                    continue
-                yield stream.decompress(left, _CHUNK)
-                left = stream.unused_data or stream.unconsumed_tail
-        while not stream.eof:
-            last = stream.decompress(b'', _CHUNK)
-            if not last:
-                raise InvalidImageArchive('it is truncated')
-            yield last
-    except zlib.error as e:
-        raise InvalidImageArchive(f'its gzip data is corrupt: {e}') from e
+@dataclasses.dataclass(frozen=True)
+class _Stored:
+    """A layer that has been passed on.
 
+    :ivar name: of ours
+    """
 
-def _rootfs(reader: _Reader, scale: Scale) -> Iterator[bytes]:
-    """Pass a root filesystem on; the engine unpacks it as any layer."""
-    total = 0
-    tail = b''
-    for chunk in filter(None, scale.weighed(reader.rest())):
-        total += len(chunk)
-        _check_total(total, scale.limit)
-        # The last block is held back until it is known to be the end mark.
-        whole = tail + chunk if len(chunk) < _BLOCK else chunk
-        if whole is chunk:
-            yield tail
-        tail = whole[-_BLOCK:]
-        yield whole[:-_BLOCK]
-    if tail.strip(b'\0') or total % _BLOCK:
-        raise InvalidImageArchive('it is truncated')
-    yield tail
-
-
-def _check_total(total: int, limit: int) -> None:
-    if total > limit:
-        raise ImageTooLarge(limit)
+    name: str
+    diff_id: str
+    weight: unpacked.Weight
 
 
 class _ImageFilter:
-    """Rewrites one docker archive; the manifest goes out last."""
+    """Writes one docker archive anew; the manifest goes out last."""
 
-    def __init__(self, reader: _Reader, tag: str, scale: Scale) -> None:
+    def __init__(self, reader: _Reader, tag: str,
+                 scale: unpacked.Scale) -> None:
         self._reader = reader
         self._tag = tag
-        self._limit = scale.limit
         self._scale = scale
+        # Of what passes; what the image takes is known by its manifest.
+        self._passing = unpacked.Scale(scale.limit, scale.files)
         self._total = 0
-        self._weights: dict[str, int] = {}  # of members, unpacked
-        self._links: dict[str, str | None] = {}  # None: a file
-        self._manifest: bytes | None = None
-        self._oci = False
+        self._layers: dict[str, _Stored] = {}
+        self._held: dict[str, bytes] = {}
+        self._links: dict[str, str] = {}
+        self._names: set[str] = set()
 
     def chunks(self) -> Iterator[bytes]:
         """Yield the archive as the engine shall see it."""
-        for count, info in enumerate(_members(self._reader)):
+        for count, member in enumerate(_members(self._reader)):
             if count >= MAX_MEMBERS:
                 raise InvalidImageArchive(
                     f'it has more than {MAX_MEMBERS} members')
-            yield from self._member(info)
+            yield from self._member(member)
         # To its very end: the source checks its own sum there.
-        for _ in self._reader.rest():
-            pass
-        manifest = self._checked_manifest()
-        yield _header('manifest.json', len(manifest))
-        yield manifest + _padding(len(manifest))
-        yield _END
-
-    def _member(self, info: tarfile.TarInfo) -> Iterator[bytes]:
-        name = _safe_name(info)
-        if info.type == tarfile.DIRTYPE:
-            if name != '.':
-                yield _header(name, kind=tarfile.DIRTYPE, mode=0o755)
-            return
-        self._note(name, info)
-        if info.type == tarfile.SYMTYPE:
-            yield _header(name, kind=tarfile.SYMTYPE, link=info.linkname)
-            return
-        body = self._reader.take(info.size)
-        if name == 'manifest.json':
-            if info.size > MAX_MANIFEST:
+        for chunk in self._reader.rest():
+            if chunk.count(0) != len(chunk):
                 raise InvalidImageArchive(
-                    f'its manifest.json is larger than {MAX_MANIFEST} bytes')
-            self._manifest = b''.join(body)
-        elif name in _DROPPED:
-            for _ in body:
-                pass
-        else:
-            scale = Scale(self._limit)
-            yield _header(name, info.size)
-            yield from scale.weighed(body)
-            yield _padding(info.size)
-            self._weights[name] = scale.total
-        self._reader.exactly(-info.size % _BLOCK)
+                    'something follows the end of its tar')
+        config, layers = self._image()
+        yield from _ending(config, layers, self._tag)
 
-    def _note(self, name: str, info: tarfile.TarInfo) -> None:
-        """Remember a file or link; refuse what no engine writes."""
-        if name in self._links:
-            raise InvalidImageArchive(f'it has {name} twice')
-        if info.type == tarfile.SYMTYPE:
-            target = posixpath.normpath(
-                posixpath.join(posixpath.dirname(name), info.linkname))
-            if (not _plain(info.linkname) or _outside(target)
-                    or name == 'manifest.json'):
-                raise InvalidImageArchive(f'its link {name} leads astray')
-            self._links[name] = target
+    def _member(self, member: strict_tar.Member) -> Iterator[bytes]:
+        name = _safe_name(member)
+        if member.folder:
             return
-        if info.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+        if name in self._names:
+            raise InvalidImageArchive(f'it has {name} twice')
+        self._names.add(name)
+        if member.kind == strict_tar.SYMLINK:
+            self._links[name] = _target(name, member.link)
+            return
+        if member.kind != strict_tar.REGULAR:
             raise InvalidImageArchive(
                 f'its member {name} is neither file, folder nor link')
-        self._total += info.size
-        _check_total(self._total, self._limit)
-        self._oci = self._oci or name in ('oci-layout', 'index.json')
-        self._links[name] = None
+        self._total += member.size
+        if self._total > self._scale.limit:
+            raise ImageTooLarge(self._scale.limit)
+        yield from self._file(name, member.size)
 
-    def _checked_manifest(self) -> bytes:
-        if self._manifest is None:
+    def _file(self, name: str, size: int) -> Iterator[bytes]:
+        head = self._reader.peek(min(size, _BLOCK))
+        body = self._reader.take(size)
+        if unpacked.is_layer(head):
+            yield from self._layer(name, size, body)
+        elif name.rpartition('/')[2] in _DROPPED or not size:
+            for _ in body:
+                pass
+        elif head.lstrip()[:1] in (b'{', b'['):
+            self._hold(name, size, body)
+        else:
             raise InvalidImageArchive(
-                'it is an OCI layout without manifest.json; write it with '
-                '"docker save" or as docker-archive' if self._oci else
-                'it has no manifest.json; write it with "docker save"')
+                f'its member {name} is neither a layer (tar, plain or with '
+                'gzip) nor JSON')
+
+    def _layer(self, name: str, size: int,
+               body: Iterator[bytes]) -> Iterator[bytes]:
+        ours = f'{len(self._layers)}.tar'
+        look = unpacked.Layer(self._passing)
+        yield _header(ours, size)
+        yield from look.passed(body)
+        yield _padding(size)
+        self._layers[name] = _Stored(ours, look.diff_id, look.weight)
+
+    def _hold(self, name: str, size: int, body: Iterator[bytes]) -> None:
+        if size > MAX_MANIFEST:
+            raise InvalidImageArchive(
+                f'its {name} is larger than {MAX_MANIFEST} bytes')
+        if sum(map(len, self._held.values())) + size > MAX_HELD:
+            raise InvalidImageArchive(
+                f'its JSON files are larger than {MAX_HELD} bytes')
+        self._held[name] = b''.join(body)
+
+    def _image(self) -> tuple[imageconfig.Config, list[str]]:
+        """Return what is loaded; refuse what is not as it says."""
         for name in self._links:
             # A link to a folder could lead out of the archive after all.
-            if not self._is_file(name):
+            if self._end(name) not in self._names:
                 raise InvalidImageArchive(f'its link {name} leads astray')
-        entry = _only_entry(self._manifest)
-        for name in (entry['Config'], *entry['Layers']):
-            if not self._is_file(name):
-                raise InvalidImageArchive(
-                    f'its manifest.json names {name[:100]!r}, which is not '
-                    'in it')
-        self._weigh(entry['Layers'])
-        return json.dumps([{**entry, 'RepoTags': [self._tag]}]).encode()
+        wanted, names = _only_entry(self._manifest())
+        held = self._held.get(self._end(wanted))
+        if held is None:
+            raise _missing(wanted)
+        config = imageconfig.rewritten(held, len(names))
+        return config, [self._checked(name, diff_id).name for name, diff_id
+                        in zip(names, config.diff_ids, strict=True)]
 
-    def _weigh(self, layers: list[str]) -> None:
-        """Add up what the layers take; one may be there more than once."""
-        for name in layers:
-            self._scale.put(self._weights.get(self._file(name) or '', 0))
+    def _manifest(self) -> bytes:
+        if 'manifest.json' in self._held:
+            return self._held['manifest.json']
+        raise InvalidImageArchive(
+            'it is an OCI layout without manifest.json; write it with '
+            '"docker save" or as docker-archive'
+            if self._names & {'oci-layout', 'index.json'} else
+            'it has no manifest.json; write it with "docker save"')
 
-    def _is_file(self, name: str) -> bool:
-        """Tell whether a name leads to a member that is a file."""
-        return self._file(name) is not None
+    def _checked(self, name: str, diff_id: str) -> _Stored:
+        """Return a layer by its name; it may be there more than once."""
+        stored = self._layers.get(self._end(name))
+        if not stored:
+            raise _missing(name)
+        if stored.diff_id != diff_id:
+            raise InvalidImageArchive(
+                f'its layer {name[:100]!r} is {stored.diff_id}, and not '
+                f'{diff_id[:100]}, which its configuration names')
+        self._scale.put(stored.weight)
+        return stored
 
-    def _file(self, name: str) -> str | None:
-        """Return the member that is the file a name leads to."""
+    def _end(self, name: str) -> str:
+        """Return the member to which a name leads; '' when to none."""
         here = posixpath.normpath(name)
         for _ in range(MAX_LINKS):
             if here not in self._links:
-                return None
-            target = self._links[here]
-            if target is None:
                 return here
-            here = target
-        return None
+            here = self._links[here]
+        return ''
 
 
-def _members(reader: _Reader) -> Iterator[tarfile.TarInfo]:
+def _missing(name: str) -> InvalidImageArchive:
+    return InvalidImageArchive(
+        f'its manifest.json names {name[:100]!r}, which is not in it')
+
+
+def _members(reader: _Reader) -> Iterator[strict_tar.Member]:
     """Yield each header; the caller reads a file's data in between."""
-    try:
-        while True:
-            block = reader.exactly(_BLOCK)
-            if not block.strip(b'\0'):
-                return
-            yield _read_member(reader, block)
-    except (tarfile.TarError, ValueError) as e:
-        raise InvalidImageArchive(f'its tar headers are corrupt: {e}') from e
-
-
-def _read_member(reader: _Reader, block: bytes) -> tarfile.TarInfo:
-    """Parse one header, with the long-name headers before it."""
-    info = tarfile.TarInfo.frombuf(block, 'utf-8', 'surrogateescape')
-    headers = block
-    while info.type in _EXTENSIONS:
-        if not 0 <= info.size <= MAX_EXTENSION - len(headers):
-            raise InvalidImageArchive('a header in it is absurdly long')
-        headers += reader.exactly(info.size + -info.size % _BLOCK)
-        block = reader.exactly(_BLOCK)
-        headers += block
-        info = tarfile.TarInfo.frombuf(block, 'utf-8', 'surrogateescape')
-    if headers is not block:
-        with tarfile.open(fileobj=io.BytesIO(headers), mode='r:') as tar:
-            info = tar.next() or info
-    if info.size < 0 or info.sparse is not None:
-        raise InvalidImageArchive('a header in it is absurd')
-    return info
+    headers = strict_tar.Headers()
+    while not headers.ended:
+        if headers.marked and not reader.peek(1):
+            return
+        member = headers.take(reader.exactly(headers.wanted))
+        if member:
+            yield member
+            padding = reader.exactly(-member.size % _BLOCK)
+            if padding.count(0) != len(padding):
+                raise strict_tar.bad('the padding of a file is not of zeros')
 
 
 def _plain(name: str) -> bool:
     return bool(name) and name.isascii() and name.isprintable()
 
 
-def _outside(path: str) -> bool:
-    return path == '..' or path.startswith(('/', '../'))
-
-
-def _safe_name(info: tarfile.TarInfo) -> str:
-    name = posixpath.normpath(info.name)
-    if not _plain(info.name):
+def _safe_name(member: strict_tar.Member) -> str:
+    name = member.name.decode('utf-8', 'surrogateescape')
+    if not _plain(name or '.' * member.folder):
         raise InvalidImageArchive(
-            f'its member {info.name[:100]!a} has a name no engine writes')
-    if _outside(name) or '..' in info.name.split('/'):
-        raise InvalidImageArchive(
-            f'its member {info.name[:100]!r} lies outside of it')
+            f'its member {name[:100]!a} has a name no engine writes')
     return name
 
 
-def _only_entry(data: bytes) -> dict[str, Any]:
-    """Return what loading needs of the one image in a manifest.
+def _target(name: str, link: bytes) -> str:
+    """Return where a link within the archive leads."""
+    text = link.decode('utf-8', 'surrogateescape')
+    target = posixpath.normpath(
+        posixpath.join(posixpath.dirname(name), text))
+    if (not _plain(text) or target == '..' or target.startswith(('/', '../'))
+            or name == 'manifest.json'):
+        raise InvalidImageArchive(f'its link {name} leads astray')
+    return target
+
+
+def _only_entry(data: bytes) -> tuple[str, list[str]]:
+    """Return the names of the configuration and layers of the one image.
 
     Layers from elsewhere (``LayerSources``) and a ``Parent`` among the
     engine's images are left out.
     """
-    try:
-        manifest = json.loads(data)
-    except (ValueError, RecursionError) as e:
-        raise InvalidImageArchive('its manifest.json is not JSON') from e
+    manifest: Any = manifests.read_json(data, 'manifest.json')
     if isinstance(manifest, list) and len(manifest) > 1:
         raise InvalidImageArchive(
             f'it has {len(manifest)} images; save one alone')
     match manifest:
         case [{'Config': str(config), 'Layers': list(layers)}] if all(
                 isinstance(layer, str) for layer in layers):
-            return {'Config': config, 'Layers': layers}
+            return config, layers
     raise InvalidImageArchive('its manifest.json describes no image')
 
 
-def _header(name: str, size: int = 0, *, kind: bytes = tarfile.REGTYPE,
-            mode: int = 0o644, link: str = '') -> bytes:
+def _header(name: str, size: int) -> bytes:
     info = tarfile.TarInfo(name)
-    info.size, info.type, info.mode, info.linkname = size, kind, mode, link
+    info.size, info.mode = size, 0o644
     return info.tobuf(tarfile.PAX_FORMAT)
 
 

@@ -41,6 +41,17 @@ class ImageTooLarge(InvalidImageArchive):
                          'GiB')
 
 
+class TooManyFiles(ImageTooLarge):
+    """An image would have more files than it may.
+
+    :param limit: how many
+    """
+
+    def __init__(self, limit: int) -> None:
+        InvalidImageArchive.__init__(
+            self, f'it has more than {limit} files and folders')
+
+
 class RegistryError(NovaVcloudException):
     """A registry does not give an image; says why, in a tenant's terms."""
 

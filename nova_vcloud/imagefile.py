@@ -20,7 +20,9 @@ import tarfile
 from typing import IO
 
 from nova_vcloud import archive
+from nova_vcloud import imageconfig
 from nova_vcloud import manifests
+from nova_vcloud import unpacked
 from nova_vcloud.exception import InvalidImageArchive
 
 CHUNK = 1 << 20
@@ -72,7 +74,7 @@ def accepted(source: pathlib.Path, folder: pathlib.Path) -> Found:
     opened = archive.open_archive(_chunks(path.open('rb')), TAG)
     for _ in opened.chunks:
         pass  # the whole of it is looked at
-    return Found(path, opened.kind, opened.scale.total,
+    return Found(path, opened.kind, opened.scale.total.size,
                  _architecture(path) if opened.kind is archive.Kind.IMAGE
                  else '')
 
@@ -136,10 +138,11 @@ def _converted(read: Read) -> Iterator[bytes]:
         config = manifests.small(found.config, blob(found.config))
     except OSError as e:
         raise InvalidImageArchive(f'it has no file {e.filename}') from e
-    manifests.diff_ids(config, found)
-    return archive.docker_archive(
-        config, [(layer, blob(layer)) for layer in found.layers], TAG,
-        archive.MAX_BYTES)
+    written = imageconfig.rewritten(config, len(found.layers))
+    return archive.docker_archive(written, [
+        archive.Layer(layer, diff_id, blob(layer)) for layer, diff_id in zip(
+            found.layers, written.diff_ids, strict=True)],
+        TAG, unpacked.Scale(archive.MAX_BYTES))
 
 
 def _architecture(path: pathlib.Path) -> str:

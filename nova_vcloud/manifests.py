@@ -132,20 +132,6 @@ def _blob(entry: Any) -> Blob:
                               'digest and a size')
 
 
-def diff_ids(config: bytes, manifest: Manifest) -> tuple[str, ...]:
-    """Return the digests of an image's layers as they are unpacked.
-
-    :raises InvalidImageArchive: the configuration is of another image
-    """
-    match _json(config):
-        case {'rootfs': {'diff_ids': list(found)}} if (
-                len(found) == len(manifest.layers)
-                and all(isinstance(each, str) for each in found)):
-            return tuple(found)
-    raise InvalidImageArchive(
-        'its configuration does not describe the layers of its manifest')
-
-
 def checked(blob: Blob, chunks: Iterable[bytes]) -> Iterator[bytes]:
     """Pass a piece on; the last chunk only when its digest is right.
 
@@ -182,11 +168,25 @@ def small(blob: Blob, chunks: Iterable[bytes]) -> bytes:
     return b''.join(checked(blob, chunks))
 
 
-def _json(data: bytes) -> dict[str, Any]:
+def read_json(data: bytes, what: str) -> Any:
+    """Read JSON that all readers understand alike.
+
+    :param what: it is, for the error
+    :raises InvalidImageArchive: it is none, or names something twice
+    """
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise InvalidImageArchive(f'its {what} has one name twice')
+        return found
     try:
-        found = json.loads(data)
+        return json.loads(data.decode(), object_pairs_hook=once)
     except (ValueError, RecursionError) as e:
-        raise InvalidImageArchive('its manifest is not JSON') from e
+        raise InvalidImageArchive(f'its {what} is not JSON') from e
+
+
+def _json(data: bytes) -> dict[str, Any]:
+    found = read_json(data, 'manifest')
     if not isinstance(found, dict):
         raise InvalidImageArchive('its manifest describes no image')
     return found

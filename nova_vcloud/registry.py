@@ -12,6 +12,7 @@ import base64
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
+from collections.abc import Sequence
 import dataclasses
 import json
 import re
@@ -22,7 +23,9 @@ import requests
 from requests.utils import parse_dict_header
 
 from nova_vcloud import archive
+from nova_vcloud import imageconfig
 from nova_vcloud import manifests
+from nova_vcloud import unpacked
 from nova_vcloud.exception import RegistryError
 
 CHUNK = 1 << 20
@@ -73,24 +76,34 @@ class Image:
     """An image that a registry has: its layers are still there.
 
     :ivar digest: of what was asked for, be it an index
+    :ivar layers: as the manifest has them, lowest first
+    :ivar pull: yields the bytes of one
+    :ivar has: tells whether this cloud may read one, and it is there
     """
 
     digest: str
-    config: bytes
+    config: imageconfig.Config
     layers: tuple[manifests.Blob, ...]
-    diff_ids: tuple[str, ...]
     pull: Callable[[manifests.Blob], Iterator[bytes]]
+    has: Callable[[manifests.Blob], bool]
 
-    def archive(self, tag: str, limit: int,
-                there: int = 0) -> Iterator[bytes]:
+    def archive(self, tag: str, scale: unpacked.Scale,
+                verified: Callable[[archive.Layer], None],
+                there: Sequence[unpacked.Weight] = ()) -> Iterator[bytes]:
         """Yield what an engine loads.
 
-        :param limit: bytes that the layers may take
-        :param there: how many of the lowest layers the engine has
+        :param scale: for what the layers take
+        :param verified: is given each layer that is what its digests say
+        :param there: what those of the lowest layers take that the engine
+            has, and that are known to be what their digests say
         """
         return filter(None, archive.docker_archive(self.config, [
-            (blob, () if number < there else self.pull(blob))
-            for number, blob in enumerate(self.layers)], tag, limit))
+            archive.Layer(blob, diff_id, None, there[number])
+            if number < len(there) else
+            archive.Layer(blob, diff_id, self.pull(blob))
+            for number, (blob, diff_id) in enumerate(zip(
+                self.layers, self.config.diff_ids, strict=True))],
+            tag, scale, verified))
 
 
 def parse(text: str) -> Reference:
@@ -159,8 +172,15 @@ class _Repository:
         if isinstance(found, manifests.Blob):
             raise RegistryError(f'{self._reference} is an index of indexes')
         config = manifests.small(found.config, self.pull(found.config))
-        return Image(digest, config, found.layers,
-                     manifests.diff_ids(config, found), self.pull)
+        return Image(digest, imageconfig.rewritten(
+            config, len(found.layers)), found.layers, self.pull, self.has)
+
+    def has(self, blob: manifests.Blob) -> bool:
+        """Tell whether the repository has a piece that this cloud may read.
+        """
+        # One that says where else it lies has let this cloud read it.
+        with self._authorized(f'blobs/{blob.digest}', 'HEAD') as answer:
+            return answer.status_code < 400
 
     def pull(self, blob: manifests.Blob) -> Iterator[bytes]:
         """Yield a piece as it comes, unchecked."""
@@ -184,11 +204,7 @@ class _Repository:
         return data
 
     def _get(self, path: str) -> requests.Response:
-        answer = self._ask(path)
-        if answer.status_code == requests.codes.unauthorized:
-            self._authorization = self._authorize(
-                answer.headers.get('WWW-Authenticate', ''))
-            answer = self._ask(path)
+        answer = self._authorized(path, 'GET')
         if answer.ok:
             return answer
         host = self._reference.host
@@ -201,19 +217,30 @@ class _Repository:
         }.get(answer.status_code,
               f'{host} answers with HTTP status {answer.status_code}'))
 
-    def _ask(self, path: str) -> requests.Response:
+    def _authorized(self, path: str, method: str) -> requests.Response:
+        """Ask, with credentials where they are wanted."""
+        answer = self._ask(path, method)
+        if answer.status_code == requests.codes.unauthorized:
+            self._authorization = self._authorize(
+                answer.headers.get('WWW-Authenticate', ''))
+            answer = self._ask(path, method)
+        return answer
+
+    def _ask(self, path: str, method: str) -> requests.Response:
         headers = {'Accept': ', '.join(manifests.ACCEPTED),
                    # A piece is what its digest says, not what it unpacks to.
                    'Accept-Encoding': 'identity'}
         if self._authorization:
             headers['Authorization'] = self._authorization
-        return self._request(f'{self._url}/{path}', headers=headers,
+        return self._request(f'{self._url}/{path}', method, headers=headers,
                              stream=True)
 
-    def _request(self, url: str, **kwargs: Any) -> requests.Response:
+    def _request(self, url: str, method: str = 'GET',
+                 **kwargs: Any) -> requests.Response:
         try:
-            return self._session.get(url, timeout=self._settings.timeout,
-                                     **kwargs)
+            return self._session.request(
+                method, url, timeout=self._settings.timeout,
+                allow_redirects=method == 'GET', **kwargs)
         except (requests.RequestException, OSError) as e:
             raise self._away(e) from e
 

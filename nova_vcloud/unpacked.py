@@ -1,230 +1,290 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much room a layer takes once it is unpacked, told while it passes by.
+"""What a layer takes once it is unpacked, and its digest, as it passes by.
 
-A layer is a tar, plain or compressed. Its headers declare all that an engine
-will write, so that a bomb (much from little: gzip, sparse files, very many
-small ones) is known before a byte of it is on a disk.
+A layer is a tar, plain or compressed with gzip. Its headers declare all that
+an engine will write, so that a bomb (much from little: gzip, sparse files,
+very many small ones, folders that only names of files imply) is known before
+a byte of it is on a disk. What an engine could understand differently is
+refused: no layer is unpacked to more than is counted here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
-import tarfile
-import zlib
+import dataclasses
+import hashlib
 
+from nova_vcloud import strict_gzip
+from nova_vcloud import strict_tar
 from nova_vcloud.exception import ImageTooLarge
 from nova_vcloud.exception import InvalidImageArchive
+from nova_vcloud.exception import TooManyFiles
 
 #: What a file takes at least, and in multiples of what: a block.
 BLOCK = 4096
+#: Files and folders of one image when nothing else is said. Debian with a
+#: desktop has 300,000.
+MAX_FILES = 1_000_000
 
-_HEADER = tarfile.BLOCKSIZE
-_CHUNK = 1 << 20
-_MAX_RECORDS = 1 << 20  # bytes of the extended header of one file
-_GZIP = b'\x1f\x8b'
+_LINK = 512  # bytes of a name in a folder: NAME_MAX, and what is kept with it
 _REFUSED = {b'\xfd7zXZ': 'xz', b'BZh': 'bzip2', b'\x28\xb5\x2f\xfd': 'zstd'}
-# Types without data whatever their size field says, as for Go's archive/tar.
-_HEADER_ONLY = (tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE,
-                tarfile.BLKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE)
-# Those that describe what follows and are no files themselves.
-_DESCRIBING = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
-               tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
-_REAL_SIZES = ('GNU.sparse.realsize', 'GNU.sparse.size', 'SCHILY.realsize')
+# https://github.com/opencontainers/image-spec/blob/main/layer.md#whiteouts
+_WHITEOUT, _OPAQUE = b'.wh.', b'.wh..wh..opq'
+
+
+@dataclasses.dataclass(frozen=True)
+class Weight:
+    """What something takes on a disk.
+
+    :ivar size: bytes, with those that an engine notes of its headers
+    :ivar files: inodes, or names where several are of one
+    """
+
+    size: int = 0
+    files: int = 0
+
+    def __sub__(self, other: Weight) -> Weight:
+        return Weight(self.size - other.size, self.files - other.files)
 
 
 class Scale:
     """Adds up what the layers of one image take.
 
     :param limit: bytes that all of them may take
+    :param files: how many files and folders they may have
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, files: int = MAX_FILES) -> None:
         self.limit = limit
-        self.total = 0  # bytes
+        self.files = files
+        self.total = Weight()
 
-    def add(self, size: int) -> None:
-        """Count one file.
-
-        :raises ImageTooLarge: it is the one too many
-        """
-        self.put(max(BLOCK, size + -size % BLOCK))
-
-    def put(self, weight: int) -> None:
-        """Count what was weighed before.
+    def put(self, weight: Weight) -> None:
+        """Count something.
 
         :raises ImageTooLarge: it is too much
+        :raises TooManyFiles: they are too many
         """
-        self.total += weight
-        if self.total > self.limit:
+        self.total = Weight(self.total.size + weight.size,
+                            self.total.files + weight.files)
+        if self.total.size > self.limit:
             raise ImageTooLarge(self.limit)
+        if self.total.files > self.files:
+            raise TooManyFiles(self.files)
 
-    def weighed(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
-        """Pass a layer on, weighed; what is no layer weighs nothing.
 
+def is_layer(head: bytes) -> bool:
+    """Tell by its first 512 bytes whether something is a layer.
+
+    :raises InvalidImageArchive: it is one that cannot be weighed
+    """
+    for magic, what in _REFUSED.items():
+        if head.startswith(magic):
+            raise InvalidImageArchive(
+                f'a layer of it is compressed with {what}; only gzip is '
+                'accepted')
+    return (head.startswith(strict_gzip.MAGIC)
+            or strict_tar.is_header(head[:strict_tar.BLOCK])
+            or head[:strict_tar.BLOCK] == strict_tar.ZEROS)
+
+
+class Layer:
+    """One layer that passes by.
+
+    :param scale: on which its weight is put
+    :param marked: whether it must have its mark of the end; where its digest
+        is known, that is proof enough
+    """
+
+    def __init__(self, scale: Scale, *, marked: bool = False) -> None:
+        self._scale = scale
+        self._before = scale.total
+        self._digest = hashlib.sha256()
+        self._tar = _Tar(scale, marked=marked)
+
+    @property
+    def diff_id(self) -> str:
+        """Return the digest of what has passed, unpacked."""
+        return f'sha256:{self._digest.hexdigest()}'
+
+    @property
+    def weight(self) -> Weight:
+        """Return what was put on the scale for it."""
+        return self._scale.total - self._before
+
+    def passed(self, chunks: Iterable[bytes],
+               diff_id: str | None = None) -> Iterator[bytes]:
+        """Pass the layer on; its last chunk only when all of it is right.
+
+        :param diff_id: what its digest has to be, where that is known
         :raises ImageTooLarge: before the bytes that are too many
-        :raises InvalidImageArchive: a layer that cannot be weighed
+        :raises InvalidImageArchive: it is none, or not that one
         """
         source = filter(None, chunks)
-        head = b''
-        while len(head) < _HEADER and (chunk := next(source, None)):
-            head += chunk
-        for magic, what in _REFUSED.items():
-            if head.startswith(magic):
-                raise InvalidImageArchive(
-                    f'a layer of it is compressed with {what}; only gzip is '
-                    'accepted')
-        tar = _Tar(self)
-        feed: Callable[[bytes], None] = _nothing
-        if head.startswith(_GZIP):
-            feed = _Gunzip(tar).feed
-        elif _is_header(head[:_HEADER]):
-            feed = tar.feed
-        feed(head)
-        yield head
+        held = b''
+        while len(held) < strict_tar.BLOCK and (chunk := next(source, None)):
+            held += chunk
+        if not is_layer(held):
+            raise InvalidImageArchive('a layer of it is no tar')
+        gzip = (strict_gzip.Gunzip() if held.startswith(strict_gzip.MAGIC)
+                else None)
+        self._look(gzip, held)
         for chunk in source:
-            feed(chunk)
-            yield chunk
+            self._look(gzip, chunk)
+            yield held
+            held = chunk
+        if gzip:
+            gzip.finish()
+        self._tar.finish()
+        if diff_id not in (None, self.diff_id):
+            raise InvalidImageArchive(
+                f'a layer of it is {self.diff_id}, and not {diff_id}, which '
+                'its configuration names')
+        yield held
 
-
-def _nothing(_chunk: bytes) -> None:
-    """Weigh what is no layer: a manifest, a configuration."""
-
-
-def _is_header(block: bytes) -> bool:
-    """Tell it by its sum, which some have made of signed bytes."""
-    if len(block) < _HEADER:
-        return False
-    rest = block[:148] + b' ' * 8 + block[156:]
-    unsigned = sum(rest)
-    return _number(block[148:156]) in (
-        unsigned, unsigned - 256 * sum(byte > 127 for byte in rest))
-
-
-def _number(field: bytes) -> int:
-    """Return a number as octal digits, or in base 256; -1 for neither."""
-    if field[0] & 0x80:
-        return int.from_bytes(field, 'big') - (0x80 << 8 * (len(field) - 1))
-    text = field.partition(b'\0')[0].strip()
-    try:
-        return int(text or b'0', 8)
-    except ValueError:
-        return -1
-
-
-class _Gunzip:
-    """Decompresses for a :class:`_Tar`, a mebibyte at a time at most."""
-
-    def __init__(self, tar: _Tar) -> None:
-        self._tar = tar
-        self._stream = zlib.decompressobj(zlib.MAX_WBITS | 16)
-
-    def feed(self, chunk: bytes) -> None:
-        """Take some compressed bytes."""
-        more = True
-        while more and not self._tar.ended:
-            if self._stream.eof:
-                self._stream = zlib.decompressobj(zlib.MAX_WBITS | 16)
-            try:
-                found = self._stream.decompress(chunk, _CHUNK)
-            except zlib.error as e:
-                raise InvalidImageArchive(
-                    f'the gzip data of a layer of it is corrupt: {e}') from e
-            self._tar.feed(found)
-            chunk = self._stream.unused_data or self._stream.unconsumed_tail
-            # A little input can be much output, of which this was a part.
-            more = bool(chunk) or len(found) == _CHUNK
+    def _look(self, gzip: strict_gzip.Gunzip | None, chunk: bytes) -> None:
+        for data in gzip.feed(chunk) if gzip else (chunk,):
+            self._digest.update(data)
+            self._tar.feed(data)
 
 
 class _Tar:
-    """Reads the headers of a tar that comes in chunks."""
+    """Counts the members of a tar that comes in chunks."""
 
-    def __init__(self, scale: Scale) -> None:
+    def __init__(self, scale: Scale, *, marked: bool) -> None:
         self._scale = scale
-        self._skip = 0  # bytes until the next header
-        self._wanted = _HEADER  # bytes that are read as a whole
+        self._marked = marked
+        self._headers = strict_tar.Headers()
+        self._tree = _Tree()
+        self._skip = 0  # bytes of data until the padding
+        self._padding = 0  # bytes of it until the next header
         self._held = bytearray()
-        self._records: int | None = None  # length of those that come now
-        self._said: dict[str, int] = {}  # by them, of the file that follows
-        self._map: int | None = None  # bytes after a sparse file's map
-        self.ended = False
 
     def feed(self, data: bytes) -> None:
         """Take some bytes."""
         view = memoryview(data)
-        while view and not self.ended:
+        while view:
+            if self._headers.ended:
+                self._after(view)
+                return
             if self._skip:
                 step = min(self._skip, len(view))
                 self._skip -= step
-            else:
-                step = min(self._wanted - len(self._held), len(view))
-                self._held += view[:step]
-                if len(self._held) == self._wanted:
-                    whole = bytes(self._held)
-                    self._held.clear()
-                    self._wanted = _HEADER
-                    self._take(whole)
+                view = view[step:]
+                continue
+            wanted = self._padding or self._headers.wanted
+            step = min(wanted - len(self._held), len(view))
+            self._held += view[:step]
             view = view[step:]
+            if len(self._held) == wanted:
+                whole = bytes(self._held)
+                self._held.clear()
+                self._take(whole)
+
+    def finish(self) -> None:
+        """Say that there is no more.
+
+        :raises InvalidImageArchive: there should be
+        """
+        if (self._skip or self._padding or self._held
+                or not self._headers.between
+                or (self._marked and not self._headers.marked)):
+            raise InvalidImageArchive('it is truncated')
 
     def _take(self, whole: bytes) -> None:
-        if self._records is not None:
-            self._said = _numbers(whole[:self._records])
-            self._records = None
-        elif self._map is not None:
-            if not whole[504]:
-                self._skip, self._map = self._map, None
-        elif not whole.strip(b'\0'):
-            self.ended = True
-        elif _is_header(whole):
-            self._header(whole)
+        if self._padding:
+            self._padding = 0
+            if whole.count(0) != len(whole):
+                raise strict_tar.bad('the padding of a file is not of zeros')
+            return
+        member = self._headers.take(whole)
+        if member is None:
+            return
+        self._skip, self._padding = (member.size,
+                                     -member.size % strict_tar.BLOCK)
+        self._scale.put(self._tree.add(member))
+
+    def _after(self, view: memoryview) -> None:
+        """Look at what follows the end: zeros, to fill a tape's block."""
+        if bytes(view).count(0) != len(view):
+            raise strict_tar.bad('something follows the mark of the end')
+        self._scale.put(Weight(len(view)))
+
+
+class _Tree:
+    """The files of a layer, as far as they decide what others take.
+
+    What is known of a name is known by its hash, which has a key: very many
+    names take 60 bytes each.
+    """
+
+    def __init__(self) -> None:
+        self._folders = {hash(b'')}
+        self._others: set[int] = set()
+        self._opaque: set[int] = set()
+
+    def add(self, member: strict_tar.Member) -> Weight:
+        """Return what a member takes, with the folders that it implies.
+
+        :raises InvalidImageArchive: what it takes depends on who unpacks it
+        """
+        name = member.name
+        folder, _, last = name.rpartition(b'/')
+        implied = self._make(folder) if name else 0
+        if last.startswith(_WHITEOUT):
+            self._whiteout(member, folder, last)
+        elif member.folder:
+            if hash(name) in self._others:
+                raise strict_tar.bad('a folder where it has a file')
+            self._folders.add(hash(name))
         else:
-            raise InvalidImageArchive('the tar of a layer of it is corrupt')
+            self._file(member)
+        size = member.headers + BLOCK * implied
+        if member.kind == strict_tar.HARD_LINK:
+            return Weight(size + _LINK, 1 + implied)
+        # Attributes that do not fit in an inode have a block.
+        return Weight(size + max(BLOCK, _blocks(member.real))
+                      + _blocks(member.attributes), 1 + implied)
 
-    def _header(self, block: bytes) -> None:
-        kind = block[156:157]
-        size = max(0, _number(block[124:136]))
-        if kind in _DESCRIBING:
-            self._description(kind, size)
+    def _file(self, member: strict_tar.Member) -> None:
+        if hash(member.name) in self._folders:
+            raise strict_tar.bad('a file where it has a folder')
+        # A store would copy a file of a layer below for a link to it.
+        if member.kind == strict_tar.HARD_LINK and (
+                hash(member.link) not in self._others):
+            raise strict_tar.bad(
+                f'a hard link {member.name[:100]!a} to a file that is not '
+                'before it in its layer')
+        self._others.add(hash(member.name))
+
+    def _make(self, folder: bytes) -> int:
+        """Note a folder and those above it; return how many are new."""
+        new = 0
+        while hash(folder) not in self._folders:
+            above, _, last = folder.rpartition(b'/')
+            if hash(folder) in self._others or last.startswith(_WHITEOUT):
+                raise strict_tar.bad('a file below what is no folder')
+            self._folders.add(hash(folder))
+            new += 1
+            folder = above
+        return new
+
+    def _whiteout(self, member: strict_tar.Member, folder: bytes,
+                  last: bytes) -> None:
+        """Refuse one for the layer's own files, and those of AUFS."""
+        if last == _OPAQUE:
+            if hash(folder) in self._opaque:
+                raise strict_tar.bad('a folder is opaque twice')
+            self._opaque.add(hash(folder))
             return
-        real = size = self._said.get('size', size)
-        if kind == tarfile.GNUTYPE_SPARSE:
-            real = max(size, _number(block[483:495]))
-        real = max(real, *(self._said.get(name, 0) for name in _REAL_SIZES))
-        self._said = {}
-        if kind == tarfile.LNKTYPE:
-            return
-        empty = kind in _HEADER_ONLY
-        self._scale.add(0 if empty else real)
-        data = 0 if empty else size + -size % _HEADER
-        if kind == tarfile.GNUTYPE_SPARSE and block[482]:
-            self._map = data
-        else:
-            self._skip = data
-
-    def _description(self, kind: bytes, size: int) -> None:
-        padded = size + -size % _HEADER
-        if kind != tarfile.XHDTYPE:
-            self._skip = padded
-            return
-        if size > _MAX_RECORDS:
-            raise InvalidImageArchive(
-                'a header in a layer of it is absurdly long')
-        self._said = {}
-        if size:
-            self._records, self._wanted = size, padded
+        hidden = last.removeprefix(_WHITEOUT)
+        path = hash(folder + b'/' + hidden if folder else hidden)
+        if (not hidden or hidden.startswith(_WHITEOUT) or member.real
+                or hidden in (b'.', b'..')
+                or path in self._folders or path in self._others):
+            raise strict_tar.bad('a whiteout that not all stores heed')
 
 
-def _numbers(records: bytes) -> dict[str, int]:
-    """Return the sizes in an extended header: ``LENGTH KEY=VALUE\\n`` each."""
-    found = {}
-    while records:
-        length, _, _rest = records.partition(b' ')
-        if not length.isdigit() or not 0 < int(length) <= len(records):
-            raise InvalidImageArchive('the tar of a layer of it is corrupt')
-        record, records = records[:int(length)], records[int(length):]
-        key, _, value = record[len(length) + 1:-1].partition(b'=')
-        name = key.decode('utf-8', 'replace')
-        if name in (*_REAL_SIZES, 'size') and value.isdigit():
-            found[name] = int(value)
-    return found
+def _blocks(size: int) -> int:
+    return size + -size % BLOCK

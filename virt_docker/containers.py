@@ -116,12 +116,13 @@ class Containers(container_nics.Nics):
         # Nova's record names the first one, also where another is meant.
         image_id = (image_meta.id if 'id' in image_meta else None) \
             or instance.image_ref
-        tag = self._image(context, instance, image_id, image_meta)
-        steps.reached('image')
-        self._build(instance, tag, image_id, network_info,
-                    power_on, application,
-                    lambda name: startup.fill(self._engine, name, seed))
-        steps.reached('end')
+        with self._images.building(image_id):
+            tag = self._image(context, instance, image_id, image_meta)
+            steps.reached('image')
+            self._build(instance, tag, image_id, network_info,
+                        power_on, application,
+                        lambda name: startup.fill(self._engine, name, seed))
+            steps.reached('end')
 
     def adopt(self, instance: objects.Instance, tag: str, image_id: str,
               network_info: Any, power_on: bool, application: str,
@@ -333,26 +334,28 @@ class Containers(container_nics.Nics):
         :param renew: makes what else is new while none runs; is given where
             to leave the way back
         """
-        tag = self._image(context, instance, image_id, image_meta)
-        nics, uuid = addresses.plan(network_info), instance.uuid
-        with lock(uuid), contextlib.ExitStack() as undo:
-            old = self._own(uuid)
-            label = old['Config']['Labels'].get(spec.LABEL_APPLICATION) or ''
-            undo.callback(self._undo, lambda _uuid: self._go_on(
-                instance, nics, old['State']), uuid)
-            self._stop(old, timeout)
-            self.park(uuid)
-            undo.callback(self._undo, self.unpark, uuid)
-            steps.reached('parked')
-            if renew:
-                renew(undo)
-            self._network.plug(uuid, nics, up=True)
-            self._make(undo, instance, tag, image_id, nics, label,
-                       binds(old) if binds else (),
-                       own=image_id == instance.image_ref)
-            startup.fill(self._engine, spec.container_name(uuid), seed)
-            self._begin(uuid)
-            undo.pop_all()
+        with self._images.building(image_id):
+            tag = self._image(context, instance, image_id, image_meta)
+            nics, uuid = addresses.plan(network_info), instance.uuid
+            with lock(uuid), contextlib.ExitStack() as undo:
+                old = self._own(uuid)
+                label = old['Config']['Labels'].get(
+                    spec.LABEL_APPLICATION) or ''
+                undo.callback(self._undo, lambda _uuid: self._go_on(
+                    instance, nics, old['State']), uuid)
+                self._stop(old, timeout)
+                self.park(uuid)
+                undo.callback(self._undo, self.unpark, uuid)
+                steps.reached('parked')
+                if renew:
+                    renew(undo)
+                self._network.plug(uuid, nics, up=True)
+                self._make(undo, instance, tag, image_id, nics, label,
+                           binds(old) if binds else (),
+                           own=image_id == instance.image_ref)
+                startup.fill(self._engine, spec.container_name(uuid), seed)
+                self._begin(uuid)
+                undo.pop_all()
 
     def _go_on(self, instance: objects.Instance,
                nics: tuple[addresses.Nic, ...],

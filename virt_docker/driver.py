@@ -51,6 +51,7 @@ from nova_vcloud.virt_docker import events
 from nova_vcloud.virt_docker import firstboot
 from nova_vcloud.virt_docker import host as docker_host
 from nova_vcloud.virt_docker import imagecache
+from nova_vcloud.virt_docker import imageroom
 from nova_vcloud.virt_docker import images
 from nova_vcloud.virt_docker import leftovers
 from nova_vcloud.virt_docker import load
@@ -137,7 +138,9 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs,
             self._engine, image_api.download,
             os.path.join(CONF.state_path, 'vcloud-locks'),
             references.References(
-                image_api, registry_conf.settings(CONF)))
+                image_api, registry_conf.settings(CONF)),
+            imageroom.Bounds(conf.image_cache_max_project_gb,
+                             conf.image_cache_min_free_percent))
         self._image_cache = self._make_image_cache(store)
         self._defaults = _defaults()
         self._host = docker_host.Host(

@@ -13,35 +13,36 @@ from collections.abc import Iterator
 import contextlib
 import itertools
 import json
-import os
-import pathlib
 import platform
 import shlex
-import time
 from typing import Any
+from typing import NamedTuple
 
 from nova import exception as nova_exception
 from nova import objects
-from oslo_concurrency import lockutils
 from oslo_log import log
 from oslo_utils import units
 
 from nova_vcloud import archive
 from nova_vcloud import exception
+from nova_vcloud import imageconfig
 from nova_vcloud import manifests
 from nova_vcloud import registry
+from nova_vcloud import unpacked
 from nova_vcloud.engine import Engine
+from nova_vcloud.virt_docker import imagerecords
+from nova_vcloud.virt_docker import imageroom
 from nova_vcloud.virt_docker import references
 
 LOG = log.getLogger(__name__)
 
-REPOSITORY = 'nova-vcloud/'
+REPOSITORY = imageroom.REPOSITORY
 DEFAULT_COMMAND = '/sbin/init'
+MAX_COMMAND = 4096  # characters of os_command_line; a kernel takes as many
+# What Glance has, packed, is taken to unpack to so much when room is made.
+_GROWS, _AT_LEAST = 4, units.Gi
 
-
-def tag_of(image_id: str) -> str:
-    """Return the one name a Glance image has on an engine."""
-    return f'{REPOSITORY}{image_id}:latest'
+tag_of = imageroom.tag_of
 
 
 def known(glance: Any, context: Any, image_id: str) -> bool:
@@ -66,56 +67,49 @@ class ImageStore:
     def __init__(self, engine: Engine,
                  download: Callable[[Any, str], Iterable[bytes]],
                  lock_path: str,
-                 registries: references.References | None = None) -> None:
+                 registries: references.References | None = None,
+                 bounds: imageroom.Bounds = imageroom.Bounds()) -> None:  # noqa: B008 - is frozen
         self._engine = engine
         self._download = download
         self._registries = registries
-        self._lock_path = lock_path
-        self._sizes: dict[str, int] = {}  # image id -> bytes, on the engine
+        self.records = imagerecords.Records(lock_path)
+        self.room = imageroom.Room(engine, self.records, bounds)
 
     def cached(self, image_id: str) -> str | None:
         """Return the tag of an image known to be on the engine."""
-        return tag_of(image_id) if image_id in self._sizes else None
+        return tag_of(image_id) if image_id in self.records.sizes else None
 
     def forget(self, image_id: str) -> None:
         """Look again next time: the engine has lost the image."""
-        self._sizes.pop(image_id, None)
+        self.records.sizes.pop(image_id, None)
 
-    def locked(self, image_id: str, *, blocking: bool = True
-               ) -> contextlib.AbstractContextManager[Any]:
-        """Keep all others from loading or removing an image.
+    @contextlib.contextmanager
+    def building(self, image_id: str) -> Iterator[None]:
+        """Have an image stay while a server is built of it.
 
-        :raises AcquireLockFailedException: somebody does, if not ``blocking``
+        When the build fails, the image goes that it has brought, unless
+        others use it.
         """
-        # The kernel frees the lock of a process that dies.
-        return lockutils.lock(f'image-{image_id}', 'nova-vcloud-',
-                              external=True, lock_path=self._lock_path,
-                              blocking=blocking)
+        try:
+            with self.records.building(image_id):
+                yield
+        except BaseException:
+            self._give_up(image_id)
+            raise
+        self.records.keep(image_id)
 
-    def mark(self, image_id: str) -> None:
-        """Remember that an image is in use now."""
-        mark = self._mark(image_id)
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        mark.touch()
-
-    def last_used(self, image_id: str) -> float:
-        """Return when an image was in use; of an unknown one it is now."""
-        with contextlib.suppress(FileNotFoundError):
-            return self._mark(image_id).stat().st_mtime
-        self.mark(image_id)
-        return time.time()
-
-    def remove(self, image_id: str) -> None:
-        """Remove an image, of which the caller has the lock.
-
-        :raises EngineConflict: a container needs it
-        """
-        self.forget(image_id)
-        self._engine.image_remove(tag_of(image_id))
-        self._mark(image_id).unlink(missing_ok=True)
-
-    def _mark(self, image_id: str) -> pathlib.Path:
-        return pathlib.Path(self._lock_path, 'used', image_id)
+    def _give_up(self, image_id: str) -> None:
+        try:
+            with self.records.locked(image_id), \
+                    self.records.unbuilt(image_id) as unbuilt:
+                if (unbuilt and not self.records.read(image_id).kept
+                        and image_id not in self.room.needed()):
+                    self.room.discard(image_id)
+                    LOG.info('Removed image %s with the server that should '
+                             'have been built of it', image_id)
+        except exception.EngineError as e:
+            LOG.warning('Image %s stays until the next look at those that '
+                        'nobody needs: %s', image_id, e)
 
     def ensure(self, context: Any, image_id: str,
                image_meta: objects.ImageMeta, *, root_gb: int,
@@ -126,20 +120,22 @@ class ImageStore:
         :param instance: for whom; named in the log
         :raises ImageUnacceptable: the image cannot become a server here;
             nothing of it is left on the engine
-        :raises FlavorDiskSmallerThanImage: the flavor's disk is too small;
-            the image stays, for larger flavors
+        :raises ComputeResourcesUnavailable: its project has too many images
+            here already
+        :raises FlavorDiskSmallerThanImage: the flavor's disk is too small
         :raises EngineError: the engine failed for a reason of its own
         """
         _check_formats(image_id, image_meta)
-        self.mark(image_id)
-        size = self._sizes.get(image_id)
+        self.records.mark(image_id)
+        sizes = self.records.sizes
+        size = sizes.get(image_id)
         if size is None:
-            with self.locked(image_id):
-                size = self._sizes.get(image_id)
+            with self.records.locked(image_id):
+                size = sizes.get(image_id)
                 if size is None:
                     size = self._have(context, image_id, image_meta, root_gb,
                                       instance)
-                    self._sizes[image_id] = size
+                    sizes[image_id] = size
         if root_gb and size > root_gb * units.Gi:
             raise nova_exception.FlavorDiskSmallerThanImage(
                 flavor_size=root_gb * units.Gi, image_size=size)
@@ -150,16 +146,14 @@ class ImageStore:
               instance: objects.Instance | None) -> int:
         """Load an image unless the engine has it; return its size."""
         found = self._engine.image_get(tag_of(image_id))
-        if found is None:
+        if found is None or _outdated(found):
+            old = found
             LOG.info('Loading image %s', image_id, instance=instance)
-            self._load(context, image_id, image_meta, root_gb)
-            found = self._engine.image_get(tag_of(image_id))
-            if found is None:
-                raise exception.EngineError(
-                    f'the engine loaded image {image_id} but does not know '
-                    f'{tag_of(image_id)}')
+            found = self._load(context, image_id, image_meta, root_gb)
             LOG.info('Loaded image %s: %d bytes', image_id, found['Size'],
                      instance=instance)
+            if old and old['Id'] != found['Id']:
+                self._drop(old['Id'])
         reason = _unfit(found)
         if reason:
             self._discard(image_id)
@@ -168,31 +162,52 @@ class ImageStore:
         return int(found['Size'])
 
     def _load(self, context: Any, image_id: str,
-              image_meta: objects.ImageMeta, root_gb: int) -> None:
-        limit, room = _limit(root_gb), self._room()
-        with self._undone(image_id, own=room < limit):
+              image_meta: objects.ImageMeta, root_gb: int
+              ) -> dict[str, Any]:
+        """Load an image; return the engine's description of it."""
+        project = _owner(context, image_meta)
+        bounds = self._bounds(project, image_meta, root_gb)
+        scale = unpacked.Scale(min(bounds), self.room.free().files // 2)
+        with self._undone(image_id, project, bounds):
+            self.records.write(image_id, imagerecords.Record(
+                project, kept=False))
             found = (self._registries.find(context, image_id)
                      if self._registries else None)
             if found:
-                self._pull(found, tag_of(image_id), min(limit, room))
+                self._pull(found, tag_of(image_id), scale)
             else:
-                self._upload(context, image_id, image_meta, min(limit, room))
+                self._upload(context, image_id, image_meta, scale)
+            loaded = self._engine.image_get(tag_of(image_id))
+            if loaded is None:
+                raise exception.EngineError(
+                    f'the engine loaded image {image_id} but does not know '
+                    f'{tag_of(image_id)}')
+            if loaded['Size'] > scale.limit:
+                raise exception.ImageTooLarge(scale.limit)
+        self.records.write(image_id, imagerecords.Record(
+            project, int(loaded['Size']), kept=False))
+        return loaded
+
+    def _bounds(self, project: str, image_meta: objects.ImageMeta,
+                root_gb: int) -> _Bounds:
+        """Return how many bytes an image may take, and make room for it."""
+        flavor = _limit(root_gb)
+        packed = (image_meta.size if image_meta.obj_attr_is_set('size')
+                  else None) or 0
+        share = self.room.share(
+            project, min(flavor, _GROWS * packed + _AT_LEAST))
+        self.room.make()
+        return _Bounds(flavor, self._room(), share)
 
     @contextlib.contextmanager
-    def _undone(self, image_id: str, *, own: bool) -> Iterator[None]:
-        """Leave nothing of an image that does not load.
-
-        :param own: that it is too large is the fault of this host
-        """
+    def _undone(self, image_id: str, project: str,
+                bounds: _Bounds) -> Iterator[None]:
+        """Leave nothing of an image that does not load."""
         try:
             yield
         except exception.ImageTooLarge as e:
             self._discard(image_id)
-            if own:
-                raise exception.EngineError(
-                    f'no space left on device: image {image_id} needs more '
-                    'than the engine of this host has room for') from e
-            raise _unacceptable(image_id, e.reason) from e
+            raise bounds.error(image_id, project, e) from e
         except exception.InvalidImageArchive as e:
             self._discard(image_id)
             raise _unacceptable(image_id, e.reason) from e
@@ -205,59 +220,118 @@ class ImageStore:
                 raise
             raise _unacceptable(
                 image_id, f'the Docker engine refused it: {e}') from e
+        except BaseException:
+            self._discard(image_id)
+            raise
 
     def _upload(self, context: Any, image_id: str,
-                image_meta: objects.ImageMeta, limit: int) -> None:
+                image_meta: objects.ImageMeta,
+                scale: unpacked.Scale) -> None:
         """Give the engine an image's file."""
         changes = [f'CMD {json.dumps(_command(image_id, image_meta))}']
         source = _Source(self._download(context, image_id))
         try:
-            opened = archive.open_archive(source, tag_of(image_id), limit)
+            opened = archive.open_archive(source, tag_of(image_id),
+                                          scale.limit, scale.files)
             if opened.kind is archive.Kind.ROOTFS:
                 self._engine.image_import(opened.chunks, tag_of(image_id),
                                           changes)
             else:
                 self._engine.image_load(opened.chunks)
         except _DownloadFailedError as e:
-            self._discard(image_id)
             raise source.error or e from None
 
-    def _pull(self, found: registry.Image, tag: str, limit: int) -> None:
+    def _pull(self, found: registry.Image, tag: str,
+              scale: unpacked.Scale) -> None:
         """Give the engine an image of a registry, but the layers it has."""
-        there = self._layers_there(found.diff_ids)
+        there = self._layers_there(found)
+        verify = self.records.verify
         try:
-            self._engine.image_load(found.archive(tag, limit, there))
+            self._engine.image_load(found.archive(tag, scale, verify, there))
         except exception.EngineUnavailable:
             raise
         except exception.EngineError as e:
             if not there:
                 raise
             LOG.info('The engine has lost layers meanwhile (%s)', e)
-            self._engine.image_load(found.archive(tag, limit))
+            scale = unpacked.Scale(scale.limit, scale.files)
+            self._engine.image_load(found.archive(tag, scale, verify))
 
-    def _layers_there(self, wanted: tuple[str, ...]) -> int:
-        """Return how many of an image's lowest layers the engine has."""
-        best = 0
-        for name in self._engine.image_names(f'{REPOSITORY}*'):
-            found = (self._engine.image_get(name) or {}).get('RootFS', {})
-            pairs = zip(wanted, found.get('Layers') or (), strict=False)
-            same = itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)
-            best = max(best, sum(1 for _ in same))
-        return best
+    def _layers_there(self, wanted: registry.Image) -> list[unpacked.Weight]:
+        """Return what those of an image's lowest layers take that are there.
+
+        A layer of the engine may be another tenant's, and its digest no
+        secret. An image has it only when the registry lets this cloud read,
+        for that image, a piece that was seen here to unpack to it.
+        """
+        best = max((self._same(name, wanted.config.diff_ids) for name in
+                    self._engine.image_names(f'{REPOSITORY}*')), default=0)
+        weights = []
+        for blob, diff_id in zip(wanted.layers[:best],
+                                 wanted.config.diff_ids, strict=False):
+            known = self.records.verified(blob)
+            if not known or known[0] != diff_id or not wanted.has(blob):
+                break
+            weights.append(known[1])
+        return weights
+
+    def _same(self, name: str, diff_ids: tuple[str, ...]) -> int:
+        """Return how many of the lowest layers an image has."""
+        found = (self._engine.image_get(name) or {}).get('RootFS', {})
+        pairs = zip(diff_ids, found.get('Layers') or (), strict=False)
+        return sum(1 for _ in itertools.takewhile(
+            lambda pair: pair[0] == pair[1], pairs))
 
     def _room(self) -> int:
         """Return bytes that an image may take on this host.
 
         The engine unpacks an archive, and then its layers, beside it.
         """
-        found = os.statvfs(self._engine.info()['DockerRootDir'])
-        return found.f_bavail * found.f_frsize // 2
+        return self.room.free().size // 2
 
     def _discard(self, image_id: str) -> None:
         try:
-            self._engine.image_remove(tag_of(image_id))
+            self.room.discard(image_id)
         except exception.EngineError as e:
             LOG.warning('Image %s may be left on the engine: %s', image_id, e)
+
+    def _drop(self, name: str) -> None:
+        """Remove what has no name any more, unless servers are made of it."""
+        try:
+            self._engine.image_remove(name)
+        except exception.EngineError as e:
+            LOG.info('Image %s stays while servers are made of it: %s', name,
+                     e)
+
+
+class _Bounds(NamedTuple):
+    """Bytes that an image may take, by what says so.
+
+    :ivar flavor: the disk of the server
+    :ivar room: the disk of the host
+    :ivar share: what its project may still have here
+    """
+
+    flavor: int
+    room: int
+    share: int
+
+    def error(self, image_id: str, project: str,
+              cause: exception.ImageTooLarge) -> Exception:
+        """Return what is to be said of an image that is larger."""
+        if isinstance(cause, exception.TooManyFiles) or (
+                min(self) == self.flavor):
+            return _unacceptable(image_id, cause.reason)
+        if self.share < self.room:
+            return nova_exception.ComputeResourcesUnavailable(
+                reason=f'images of project {project} take all the room on '
+                       f'this host that one project may have, and image '
+                       f'{image_id} needs more; delete servers here, or '
+                       'use fewer images ([docker] '
+                       'image_cache_max_project_gb)')
+        return exception.EngineError(
+            f'no space left on device: image {image_id} needs more than the '
+            'engine of this host has room for')
 
 
 class _DownloadFailedError(Exception):
@@ -297,6 +371,16 @@ def _unacceptable(image_id: str,
         image_id=image_id, reason=exception.one_line(reason))
 
 
+def _owner(context: Any, image_meta: objects.ImageMeta) -> str:
+    """Return to whose bound an image counts; '' for one of the operator's."""
+    def said(name: str) -> str:
+        return str((getattr(image_meta, name) if
+                    image_meta.obj_attr_is_set(name) else None) or '')
+    if said('visibility') == 'public':
+        return ''
+    return said('owner') or str(getattr(context, 'project_id', None) or '')
+
+
 def _check_formats(image_id: str, image_meta: objects.ImageMeta) -> None:
     for name, wanted in (('container_format', 'docker'),
                          ('disk_format', 'raw')):
@@ -318,12 +402,26 @@ def _command(image_id: str, image_meta: objects.ImageMeta) -> list[str]:
     ``os_command_line`` is the one that says how a system is started.
     """
     line = image_meta.properties.get('os_command_line') or DEFAULT_COMMAND
+    if len(line) > MAX_COMMAND or '\0' in line:
+        raise nova_exception.ImageUnacceptable(
+            image_id=image_id,
+            reason=f'its property os_command_line is longer than '
+                   f'{MAX_COMMAND} characters, or has a NUL')
     try:
         return shlex.split(line)
     except ValueError as e:
         raise nova_exception.ImageUnacceptable(
             image_id=image_id,
             reason=f'its property os_command_line: {e}') from e
+
+
+def _outdated(found: dict[str, Any]) -> bool:
+    """Tell whether an earlier release has loaded an image as it came."""
+    config = found.get('Config') or {}
+    return any(config.get(name) for name in (
+        'Volumes', 'Healthcheck', 'OnBuild')) or any(
+        name.startswith(imageconfig.OUR_LABELS)
+        for name in config.get('Labels') or ())
 
 
 def _unfit(found: dict[str, Any]) -> str:

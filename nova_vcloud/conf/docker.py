@@ -190,6 +190,24 @@ OPTS = [
              'never does. A negative ``os_shutdown_timeout`` counts as '
              '``[DEFAULT] shutdown_timeout``.'),
     cfg.IntOpt(
+        'image_cache_max_project_gb',
+        default=50, min=0,
+        help='GiB that the images of one project may take on the engine of '
+             'this host, those in use among them; an image counts to the '
+             'project that owns it in Glance, a public one to none. To have '
+             'one more, those of the project that no server needs are '
+             'removed, the longest unused first; where that is not enough '
+             'the server is built on another host, or fails and says so. 0 '
+             'is no bound.'),
+    cfg.IntOpt(
+        'image_cache_min_free_percent',
+        default=10, min=0, max=99,
+        help='Percent of the disk of the engine, and of its inodes. While '
+             'less is free, images that no server of this host needs are '
+             'removed whatever ``[image_cache]`` says of their age, the '
+             'longest unused first: before another is loaded, and at each '
+             'look at the image cache. 0 keeps them.'),
+    cfg.IntOpt(
         'snapshot_max_layers',
         default=32, min=1, max=100,
         help='Layers that the image of a server may have. Each snapshot has '

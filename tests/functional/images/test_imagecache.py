@@ -2,6 +2,7 @@
 """Images fetched ahead, and those removed that nobody needs."""
 
 import os
+import pathlib
 import time
 import uuid
 
@@ -25,6 +26,7 @@ class Host:
 
     def __init__(self, url, lock_path, tiny):
         self.engine = Engine(url)
+        self.path = pathlib.Path(lock_path)
         self.tiny = tiny
         self.store = images.ImageStore(
             self.engine, lambda _context, _id: iter([tiny]), lock_path)
@@ -43,7 +45,7 @@ class Host:
 
     def age(self, image_id, days):
         then = time.time() - days * DAY
-        os.utime(self.store._mark(image_id), (then, then))
+        os.utime(self.path / 'used' / image_id, (then, then))
 
     def there(self, image_id):
         return self.engine.image_get(images.tag_of(image_id)) is not None
@@ -134,7 +136,7 @@ def test_one_of_a_stranger_s_container_stays(host):
 
 def test_one_that_is_being_loaded_stays(host):
     image_id = host.have(2)
-    with host.store.locked(image_id):
+    with host.store.records.locked(image_id):
         host.cache.prune([])
     assert host.there(image_id)
 

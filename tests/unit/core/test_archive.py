@@ -11,6 +11,8 @@ import tarfile
 import pytest
 
 from nova_vcloud import archive
+from nova_vcloud import imageconfig
+from nova_vcloud import manifests
 from nova_vcloud.exception import InvalidImageArchive
 
 TAG = 'nova-vcloud/11111111-2222-3333-4444-555555555555:latest'
@@ -35,8 +37,23 @@ def pack(*members):
     return out.getvalue()
 
 
-def image(*more, manifest=MANIFEST, layer=b'layer' * 1000):
-    return pack(member(LAYER, layer), member(CONFIG, b'{}'), *more,
+def config(*layers, **more):
+    return json.dumps({
+        'architecture': 'amd64', 'os': 'linux', 'config': {},
+        'rootfs': {'type': 'layers', 'diff_ids': [
+            manifests.digest_of(each) for each in layers]}, **more}).encode()
+
+
+CONTENT = pack(member('bin/x', b'layer' * 1000))
+
+
+def image(*more, manifest=MANIFEST, layer=CONTENT, said=None):
+    """Return a docker archive; its configuration is right, or as said."""
+    times = 1
+    if manifest and isinstance(manifest[0].get('Layers'), list):
+        times = len(manifest[0]['Layers'])
+    return pack(member(LAYER, layer),
+                member(CONFIG, said or config(*[layer] * times)), *more,
                 member('manifest.json', json.dumps(manifest).encode()))
 
 
@@ -56,12 +73,13 @@ def unpack(data):
 
 
 @pytest.mark.parametrize('size', [1, 511, 512, 513, 65536])
-def test_image_keeps_all_but_its_name(size):
-    found = unpack(run(image(), size))
-
-    manifest = json.loads(found.pop('manifest.json'))
-    assert manifest == [{**MANIFEST[0], 'RepoTags': [TAG]}]
-    assert found == {LAYER: b'layer' * 1000, CONFIG: b'{}'}
+def test_image_keeps_its_layers_and_is_named_by_us(size):
+    assert unpack(run(image(), size)) == {
+        '0.tar': CONTENT,
+        'config.json': imageconfig.rewritten(config(CONTENT), 1).data,
+        'manifest.json': json.dumps([{
+            'Config': 'config.json', 'Layers': ['0.tar'],
+            'RepoTags': [TAG]}]).encode()}
 
 
 def test_no_chunk_is_empty():
@@ -76,20 +94,22 @@ def test_all_that_could_name_or_fetch_is_dropped():
     found = unpack(run(image(
         member('repositories', b'{"debian": {"12": "x"}}'),
         member('index.json', b'{}'), member('./oci-layout', b'{}'),
+        member('c' * 64 + '/VERSION', b'1.0'),
+        member('c' * 64 + '/json', b'{"id": "c"}'),
         manifest=[entry])))
 
-    assert set(found) == {LAYER, CONFIG, 'manifest.json'}
+    assert set(found) == {'0.tar', 'config.json', 'manifest.json'}
     assert set(json.loads(found['manifest.json'])[0]) == {
         'Config', 'RepoTags', 'Layers'}
 
 
 def test_headers_are_written_anew():
-    odd = member(LAYER, b'x', uid=7, mode=0o4777, uname='eve',
+    odd = member(LAYER, CONTENT, uid=7, mode=0o4777, uname='eve',
                  pax_headers={'SCHILY.xattr.trusted.x': 'y'})
-    out = run(pack(odd, member(CONFIG, b'{}'), member(
+    out = run(pack(odd, member(CONFIG, config(CONTENT)), member(
         'manifest.json', json.dumps(MANIFEST).encode())))
     with tarfile.open(fileobj=io.BytesIO(out)) as tar:
-        info = tar.getmember(LAYER)
+        info = tar.getmember('0.tar')
     assert (info.uid, info.mode, info.uname, info.pax_headers) == (
         0, 0o644, '', {})
 
@@ -97,14 +117,14 @@ def test_headers_are_written_anew():
 def test_linked_layer_of_older_engines():
     link = member('c' * 64 + '/layer.tar', type=tarfile.SYMTYPE,
                   linkname='../' + LAYER)
-    manifest = [{**MANIFEST[0], 'Layers': [LAYER, link[0].name]}]
-    assert unpack(run(image(link, manifest=manifest)))[link[0].name] == (
-        '../' + LAYER)
+    entry = {**MANIFEST[0], 'Layers': [LAYER, link[0].name]}
+    found = unpack(run(image(link, manifest=[entry])))
+    assert json.loads(found['manifest.json'])[0]['Layers'] == ['0.tar'] * 2
 
 
 def test_long_names():
     name = 'blobs/sha256/' + 'd' * 200
-    assert unpack(run(image(member(name, b'1'))))[name] == b'1'
+    assert unpack(run(image(member(name, pack()))))['1.tar'] == pack()
 
 
 @pytest.mark.parametrize('parts', [1, 3])
@@ -144,7 +164,7 @@ def sparse():
 
 
 def long_header():
-    return member('x', pax_headers={'comment': 'y' * 200_000})
+    return member('x', pax_headers={'comment': 'y' * (2 << 20)})
 
 
 BAD = {
@@ -154,7 +174,7 @@ BAD = {
     'qcow2': (b'QFI\xfb' + bytes(1000), 'qcow2'),
     'xz': (b'\xfd7zXZ\0', 'only gzip'),
     'zeros': (bytes(10240), 'without members'),
-    'no manifest': (pack(member(LAYER, b'1')), 'no manifest.json'),
+    'no manifest': (pack(member(LAYER, CONTENT)), 'no manifest.json'),
     'oci': (pack(member('oci-layout', b'{}'), member('index.json', b'{}')),
             'OCI layout'),
     'two images': (image(manifest=MANIFEST * 2), '2 images'),
@@ -168,14 +188,26 @@ BAD = {
         "names 'x/layer.tar'"),
     'missing config': (image(manifest=[{**MANIFEST[0], 'Config': '/etc/x'}]),
                        "names '/etc/x'"),
+    'missing link': (image(manifest=[{**MANIFEST[0], 'Layers': ['']}]),
+                     "names ''"),
     'two manifests': (image(member('./manifest.json', b'[]')), 'twice'),
     'large manifest': (
-        pack(member('manifest.json', b' ' * (archive.MAX_MANIFEST + 1))),
+        pack(member('manifest.json', b'[' * (archive.MAX_MANIFEST + 1))),
         'larger than'),
-    'absolute': (image(member('/etc/passwd', b'x')), 'outside'),
+    'absolute': (image(member('/etc/passwd', b'x')), 'neither a layer'),
     'above': (image(member('../x', b'x')), 'outside'),
     'above inside': (image(member('a/../../x', b'x')), 'outside'),
-    'odd name': (image(member('x\n', b'x')), 'no engine writes'),
+    'odd name': (image(member('x\n', b'{}')), 'no engine writes'),
+    'no layer': (image(member('x', b'x')), 'neither a layer'),
+    'text as a layer': (image(layer=b'layer' * 1000), 'neither a layer'),
+    'JSON as a layer': (image(layer=b'{}' + bytes(5000)), 'not in it'),
+    'other layer': (image(said=config(CONTENT + bytes(512))), 'and not'),
+    'too few layers': (image(said=config()), 'does not describe the layers'),
+    'many JSON files': (
+        pack(*[member(f'{"a" * 64}/{i}.json', b'{' + b' ' * (3 << 20))
+               for i in range(6)]), 'JSON files are larger'),
+    'something after the end': (
+        pack(member(LAYER, CONTENT)) + b'x' * 512, 'follows the end'),
     'device': (image(member('x', type=tarfile.BLKTYPE)), 'neither file'),
     'pipe': (image(member('x', type=tarfile.FIFOTYPE)), 'neither file'),
     'hard link': (image(member('x', type=tarfile.LNKTYPE, linkname='/etc')),
@@ -188,12 +220,12 @@ BAD = {
                      'astray'),
     'link to itself': (
         image(member('x', type=tarfile.SYMTYPE, linkname='x')), 'astray'),
-    'sparse': (image(sparse()), 'neither file'),
+    'sparse': (image(sparse()), 'sparse file'),
     'long header': (image(long_header()), 'absurdly long'),
     'many members': (image(*[member(f'{i}') for i in range(5000)]),
                      'more than 4096'),
     'truncated gzip': (gzip.compress(image())[:-20], 'truncated'),
-    'corrupt gzip': (gzip.compress(image())[:40] + b'\xff' * 99, 'gzip'),
+    'corrupt gzip': (gzip.compress(image())[:10] + b'\xff' * 99, 'gzip'),
     'truncated rootfs': (pack(member('bin/sh', b'x' * 9000))[:5000],
                          'truncated'),
     'corrupt header': (
@@ -210,8 +242,9 @@ def test_refused(name):
 
 
 def test_truncated_anywhere_never_ends_well():
-    data = image()[:-10240 + 512]  # the end mark alone is no loss
-    for size in range(0, len(data) - 2560, 97):
+    data = image()
+    whole = len(data.rstrip(b'\0')) + 512
+    for size in range(0, whole - 512, 97):
         with pytest.raises(InvalidImageArchive):
             run(data[:size])
 
@@ -224,7 +257,8 @@ def test_absurd_member_size():
 
 
 @pytest.mark.parametrize('data', [
-    image(layer=bytes(3 << 20)), pack(member('bin/sh', bytes(3 << 20)))])
+    image(layer=pack(member('x', bytes(3 << 20)))),
+    pack(member('bin/sh', bytes(3 << 20)))])
 def test_limit_holds_for_what_unpacks(data):
     packed = gzip.compress(data)
     assert len(run(packed, limit=4 << 20)) > 3 << 20
@@ -245,22 +279,34 @@ def test_error_of_the_source_comes_through():
 
 
 PROGRAM = '''
-import resource, sys, tarfile
+import hashlib, json, resource, sys, tarfile
 from nova_vcloud import archive
 GIB = 1 << 30
 def head(name, size):
     info = tarfile.TarInfo(name)
     info.size = size
     return info.tobuf()
-def source():
-    yield head(sys.argv[1], GIB)
+def layer():
+    yield head('x', GIB)
     for _ in range(GIB // 65536):
         yield b'x' * 65536  # a new object each time, or holding it is free
-    yield head('c.json', 2) + b'{}' + bytes(510)
-    manifest = b'[{"Config": "c.json", "Layers": ["%s"]}]' % (
-        sys.argv[1].encode())
-    yield head('manifest.json', len(manifest))
-    yield manifest + bytes(-len(manifest) % 512) + bytes(1024)
+    yield bytes(1024)
+def small(name, content):
+    data = json.dumps(content).encode()
+    return head(name, len(data)) + data + bytes(-len(data) % 512)
+def source():
+    if sys.argv[1] == 'rootfs':
+        yield from layer()
+        return
+    name, digest = 'a' * 64 + '/layer.tar', hashlib.sha256()
+    yield head(name, GIB + 1536)
+    for chunk in layer():
+        digest.update(chunk)
+        yield chunk
+    yield small('c.json', {'rootfs': {'diff_ids': [
+        'sha256:' + digest.hexdigest()]}})
+    yield small('manifest.json', [{'Config': 'c.json', 'Layers': [name]}])
+    yield bytes(1024)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 size = sum(map(len, archive.open_archive(source(), 'x:y').chunks))
 after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -268,7 +314,7 @@ print(size, after - before)
 '''
 
 
-@pytest.mark.parametrize('first', [LAYER, 'bin/sh'])
+@pytest.mark.parametrize('first', ['image', 'rootfs'])
 def test_memory_is_flat(first):
     # A process of its own: a peak cannot be reset.
     done = subprocess.run([sys.executable, '-c', PROGRAM, first], check=True,

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Builds that fail fill no disk, and one project's images not another's."""
+
+import json
+import threading
+import uuid
+
+import image_hosts  # found by tests/conftest.py
+from nova import exception as nova_exception
+from nova import objects
+import pytest
+from registry import configuration
+from registry import layer
+
+from nova_vcloud import exception
+from nova_vcloud.virt_docker import imageroom
+from nova_vcloud.virt_docker import images
+from nova_vcloud.virt_docker import spec
+
+MIB = 1 << 20
+MINUTE, HOUR = 60, 3600
+
+
+class BuildError(Exception):
+    """What a server's build may fail of."""
+
+
+@pytest.fixture
+def host(dockerd, tmp_path):
+    with image_hosts.private(dockerd, tmp_path) as found:
+        yield found
+
+
+def content(size=MIB, **config):
+    """Return an image that no other test has, of so many bytes."""
+    one = layer(x=uuid.uuid4().bytes * (size // 16))
+    return image_hosts.saved(one, config=configuration(one, **config))
+
+
+def build(host, image_id, root_gb=1, error=None, then=lambda: None):
+    """Build a server, as far as it is of an image.
+
+    :param then: is called when the image is there
+    """
+    with host.store.building(image_id):
+        host.ensure(image_id, root_gb)
+        then()
+        if error:
+            raise error
+
+
+def too_small(host):
+    build(host, host.upload(content(20 * MIB)), root_gb=0.01)
+
+
+def of_another_machine(host):
+    build(host, host.upload(content(architecture='s390x')))
+
+
+def cut_off(host):
+    build(host, host.upload(content()[:MIB // 2]))
+
+
+def refused_by_the_engine(host):
+    # A file where the engine has to make a folder: of another layer.
+    bad = layer(**{'dev\0': b'x'})
+    build(host, host.upload(image_hosts.saved(
+        layer(big=uuid.uuid4().bytes * 5000), bad,
+        config=configuration(layer(), layer()))))
+
+
+def not_started(host):
+    build(host, host.upload(content()), error=BuildError())
+
+
+def of_a_command_that_is_none(host):
+    """One that loads and can't be started, as an engine says."""
+    build(host, host.upload(content()), error=exception.EngineError('x'))
+
+
+FAILURES = {found.__name__: found for found in (
+    too_small, of_another_machine, cut_off, refused_by_the_engine,
+    not_started, of_a_command_that_is_none)}
+
+
+@pytest.mark.parametrize('name', FAILURES)
+def test_a_failed_build_leaves_nothing(host, tmp_path, name):
+    before = host.contents()
+    for _ in range(3):
+        with pytest.raises((nova_exception.NovaException, BuildError,
+                            exception.EngineError)):
+            FAILURES[name](host)
+    assert host.settled(before) == before
+    assert not any((tmp_path / 'used').iterdir())
+
+
+def test_a_failed_build_takes_away_no_image_of_others(host, dockerd):
+    kept = host.upload(content())
+    build(host, kept)
+    with pytest.raises(BuildError):
+        build(host, kept, error=BuildError())
+    assert host.there(kept)
+
+    # One that is kept by nothing but a container, of whatever host.
+    used = host.upload(content())
+    with pytest.raises(BuildError):
+        build(host, used, error=BuildError(), then=lambda: dockerd.engine
+              .create(f'other-{used}', server_of(used)))
+    assert host.there(used)
+    dockerd.engine.remove(f'other-{used}')
+
+
+def server_of(image_id):
+    """Return what a server of an image is made by."""
+    return {'Image': images.tag_of(image_id), 'Cmd': ['/x'], 'Labels': {
+        spec.LABEL_UUID: str(uuid.uuid4()), spec.LABEL_IMAGE: image_id},
+        'HostConfig': {'NetworkMode': 'none'}}
+
+
+def test_the_last_of_several_builds_takes_it_away(host):
+    image_id, both = host.upload(content()), threading.Barrier(2)
+    failed, left = threading.Event(), []
+
+    def first():
+        with pytest.raises(BuildError):
+            build(host, image_id, error=BuildError(),
+                  then=lambda: both.wait(MINUTE))
+        failed.set()
+
+    def while_the_first_fails():
+        both.wait(MINUTE)
+        assert failed.wait(MINUTE)
+        left.append(host.there(image_id))
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    with pytest.raises(BuildError):
+        build(host, image_id, error=BuildError(), then=while_the_first_fails)
+    thread.join()
+    assert left == [True]
+    assert not host.there(image_id)
+
+
+def test_what_a_killed_build_has_left_goes_at_the_next_look(host):
+    image_id = host.upload(content())
+    host.ensure(image_id)  # and nobody says how its build ended
+    host.cache.prune([])
+    assert host.there(image_id)  # it may have just begun
+    host.age(image_id, 2 * MINUTE)
+    host.cache.prune([])
+    assert not host.there(image_id)
+
+
+def bounded(dockerd, tmp_path, **bounds):
+    return image_hosts.private(dockerd, tmp_path,
+                               bounds=imageroom.Bounds(**bounds))
+
+
+def test_a_project_has_so_much_and_no_more(dockerd, tmp_path):
+    with bounded(dockerd, tmp_path, max_project_gb=1.07) as host:
+        mine = []
+        for _ in range(3):  # of 40 MiB each, where 110 are to be had
+            mine.append(host.upload(content(40 * MIB), owner='eve'))
+            build(host, mine[-1])
+            host.age(mine[-1], HOUR - len(mine))
+        # The first one went for the last, which wants a GiB to be sure.
+        assert [host.there(each) for each in mine] == [False, True, True]
+        # Others, and what is the operator's, are as they were.
+        for fields in ({'owner': 'bob'},
+                       {'owner': 'eve', 'visibility': 'public'}):
+            image_id = host.upload(content(40 * MIB), **fields)
+            build(host, image_id)
+            host.age(image_id, HOUR)
+            build(host, host.upload(content(), owner='eve'))
+            assert host.there(image_id)
+
+
+def test_images_in_use_are_a_reason_to_refuse(dockerd, tmp_path):
+    with bounded(dockerd, tmp_path, max_project_gb=0.05) as host:
+        used = host.upload(content(40 * MIB), owner='eve')
+        build(host, used)
+        host.age(used, HOUR)
+        container = dockerd.engine.create(f'server-{used}', server_of(used))
+        before = host.contents()
+        more = host.upload(content(40 * MIB), owner='eve')
+        try:
+            with pytest.raises(
+                    nova_exception.ComputeResourcesUnavailable,
+                    match='project eve take all the room'):
+                build(host, more)
+            assert host.settled(before) == before
+            # It may have what is smaller.
+            build(host, host.upload(content(), owner='eve'))
+        finally:
+            dockerd.engine.remove(container)
+        build(host, more)
+        assert not host.there(used)
+
+
+def test_a_full_disk_has_no_image_that_nobody_needs(dockerd, tmp_path):
+    with bounded(dockerd, tmp_path, min_free=0) as host:
+        old, used = host.upload(content()), host.upload(content())
+        for image_id in (old, used):
+            build(host, image_id)
+            host.age(image_id, HOUR)
+        host.cache.prune([])
+        assert host.there(old)
+        # No disk has more free than all of it.
+        host.store.room.bounds = imageroom.Bounds(min_free=101)
+        host.cache.prune([objects.Instance(
+            uuid=str(uuid.uuid4()), image_ref=used)])
+        assert not host.there(old)
+        assert host.there(used)
+        host.age(used, HOUR)
+        build(host, host.upload(content()))  # nor when one is loaded
+        assert not host.there(used)
+
+
+def test_records_of_an_earlier_release_keep_their_images(host, tmp_path):
+    """It has written empty files: nobody's, and not of a failed build."""
+    image_id = host.upload(content())
+    build(host, image_id)
+    (tmp_path / 'used' / image_id).write_bytes(b'')
+    host.age(image_id, HOUR)
+    with pytest.raises(BuildError):
+        build(host, image_id, error=BuildError())
+    host.cache.prune([])
+    assert host.there(image_id)
+    (tmp_path / 'used' / image_id).write_text(json.dumps({'kept': False}))
+    assert host.store.records.read(image_id).kept

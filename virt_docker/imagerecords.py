@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What this host knows of the images on its engine, in files of its own.
+
+When one was last used is the time of its file; whose it is and what it takes
+are in it. Beside them: which layers of registries have been looked at. All of
+it outlives nova-compute and costs no question to the engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import pathlib
+import tempfile
+import time
+from typing import Any
+
+from oslo_concurrency import lockutils
+
+from nova_vcloud import archive
+from nova_vcloud import manifests
+from nova_vcloud import unpacked
+
+MAX_LAYERS = 10_000  # of registries that are remembered
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """An image on the engine.
+
+    :ivar project: whose it is; '' for all
+    :ivar size: bytes that it takes
+    :ivar kept: whether a server was made of it, or it was asked for by
+        itself; another goes with the build that brought it
+    """
+
+    project: str = ''
+    size: int = 0
+    kept: bool = True
+
+
+class Records:
+    """The records of one engine's images.
+
+    :param path: folder that all users of the engine share
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = pathlib.Path(path)
+        self._lock_path = path
+        self.sizes: dict[str, int] = {}  # of those known to be there
+
+    # Locks: the kernel frees those of a process that dies.
+
+    def locked(self, image_id: str, *, blocking: bool = True
+               ) -> contextlib.AbstractContextManager[Any]:
+        """Keep all others from loading or removing an image.
+
+        :raises AcquireLockFailedException: somebody does, if not ``blocking``
+        """
+        return lockutils.lock(f'image-{image_id}', 'nova-vcloud-',
+                              external=True, lock_path=self._lock_path,
+                              blocking=blocking)
+
+    @contextlib.contextmanager
+    def building(self, image_id: str) -> Iterator[None]:
+        """Tell others that a server is being built of an image."""
+        with self._builds(image_id) as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            yield
+
+    @contextlib.contextmanager
+    def unbuilt(self, image_id: str) -> Iterator[bool]:
+        """Keep builds from beginning; False where there is one already."""
+        with self._builds(image_id) as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
+
+    @contextlib.contextmanager
+    def _builds(self, image_id: str) -> Iterator[int]:
+        folder = self._folder('builds')
+        file = os.open(folder / image_id, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            yield file
+        finally:
+            os.close(file)
+
+    # Images
+
+    def mark(self, image_id: str) -> None:
+        """Remember that an image is in use now."""
+        path = self._folder('used') / image_id
+        path.touch()
+
+    def last_used(self, image_id: str) -> float:
+        """Return when an image was in use; of an unknown one it is now."""
+        with contextlib.suppress(FileNotFoundError):
+            return self._used(image_id).stat().st_mtime
+        self.mark(image_id)
+        return time.time()
+
+    def read(self, image_id: str) -> Record:
+        """Return what is known of an image; of an earlier release's nothing.
+        """
+        try:
+            found = json.loads(self._used(image_id).read_bytes())
+            return Record(str(found['project']), int(found['size']),
+                          bool(found['kept']))
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return Record()
+
+    def write(self, image_id: str, record: Record) -> None:
+        """Remember what an image is, which is in use now."""
+        _replace(self._folder('used') / image_id,
+                 dataclasses.asdict(record))
+
+    def keep(self, image_id: str) -> None:
+        """Have an image stay after the build that brought it."""
+        found = self.read(image_id)
+        if not found.kept:
+            self.write(image_id, dataclasses.replace(found, kept=True))
+
+    def forget(self, image_id: str) -> None:
+        """Remove what is known of an image."""
+        self.sizes.pop(image_id, None)
+        self._used(image_id).unlink(missing_ok=True)
+        (self._path / 'builds' / image_id).unlink(missing_ok=True)
+
+    def _used(self, image_id: str) -> pathlib.Path:
+        return self._path / 'used' / image_id
+
+    # Layers of registries
+
+    def verified(self, blob: manifests.Blob
+                 ) -> tuple[str, unpacked.Weight] | None:
+        """Return what a piece unpacks to: its digest, and what it takes."""
+        path = self._path / 'layers' / blob.hexdigest
+        try:
+            found = json.loads(path.read_bytes())
+            weight = unpacked.Weight(int(found['size']), int(found['files']))
+            os.utime(path)
+            return str(found['diff_id']), weight
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return None
+
+    def verify(self, layer: archive.Layer) -> None:
+        """Remember a piece that has been unpacked here, and looked at."""
+        weight = layer.weight or unpacked.Weight()
+        _replace(self._folder('layers') / layer.blob.hexdigest, {
+            'diff_id': layer.diff_id, **dataclasses.asdict(weight)})
+
+    def prune_layers(self) -> None:
+        """Forget the pieces that were not wanted for longest, if too many."""
+        found = sorted((entry.stat().st_mtime, entry.path) for entry in
+                       os.scandir(self._folder('layers')))
+        for _time, path in found[:max(0, len(found) - MAX_LAYERS)]:
+            os.unlink(path)
+
+    def _folder(self, name: str) -> pathlib.Path:
+        folder = self._path / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+
+def _replace(path: pathlib.Path, content: dict[str, Any]) -> None:
+    """Write a file as a whole, or not at all."""
+    # Not below the folder of those files, which are listed.
+    with tempfile.NamedTemporaryFile(
+            'w', dir=path.parent.parent, prefix='new-', delete=False) as f:
+        json.dump(content, f)
+    os.replace(f.name, path)
