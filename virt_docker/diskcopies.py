@@ -369,5 +369,5 @@ def remove(folder: str) -> None:
         subprocess.run(['umount', '--lazy', '--', path], check=False,
                        capture_output=True)
     # Not shutil: a guest may nest directories deeper than Python can call.
-    subprocess.run(['rm', '-rf', '--one-file-system', '--', folder], check=False,
-                   capture_output=True)
+    subprocess.run(['rm', '-rf', '--one-file-system', '--', folder],
+                   check=False, capture_output=True)
