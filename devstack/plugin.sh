@@ -65,8 +65,10 @@ function configure_vcloud_engine {
     # What the operator has set stands; servers have no use for the engine's
     # own bridge and its iptables rules, which would drop bridged traffic.
     merged=$(sudo cat "$NOVA_VCLOUD_DAEMON_JSON.before-vcloud" |
-        jq --arg path "$runtime" --arg links "$NOVA_VCLOUD_LINKS_PATH" '
-            {"live-restore": true, "iptables": false, "bridge": "none"} + .
+        jq --arg path "$runtime" --arg links "$NOVA_VCLOUD_LINKS_PATH" \
+            --arg remap "${NOVA_VCLOUD_USERNS_REMAP-default}" '
+            {"live-restore": true, "iptables": false, "bridge": "none"}
+            + (if $remap == "" then {} else {"userns-remap": $remap} end) + .
             | .runtimes["nova-vcloud"] =
                 {path: $path, runtimeArgs: ["--links", $links]}')
     echo "$merged" | sudo tee "$NOVA_VCLOUD_DAEMON_JSON" >/dev/null

@@ -21,6 +21,8 @@ from typing import TypeVar
 from pyroute2 import IPRoute
 from pyroute2 import netns
 
+from nova_vcloud import userns
+
 DIRECTORY = '/run/netns'
 OWN = '/proc/self/ns/net'  # of the main thread, which never moves
 _SIOCGSKNS = 0x894C  # linux/sockios.h: the namespace of a socket
@@ -78,32 +80,43 @@ def isolate() -> None:
         raise OSError(error, os.strerror(error))
 
 
-def create(name: str) -> None:
+def create(name: str, ids: userns.IdMap | None = None) -> None:
     """Make a namespace and move the calling thread into it.
 
     For threads of own_thread() only.
 
+    :param ids: of the user namespace that is made with it, which it belongs
+        to; None: it belongs to the host's
     :raises OSError: the kernel refused
     """
     # With its mode: privsep's daemon has no umask.
     os.makedirs(DIRECTORY, mode=0o755, exist_ok=True)
-    isolate()
+    if ids is None:
+        isolate()
     with _lock():
         if not exists(name):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path(name))
         # Not netns.create(): it forks, which a process with threads must
         # not, and 'self' would be the namespace of the main thread.
-        netns.attach(path(name), 'thread-self')
+        if ids is None:
+            netns.attach(path(name), 'thread-self')
+            return
+        userns.forget(name)
+        with userns.process(ids, userns.as_owner(ids), net=True) as pid:
+            userns.keep(name, pid)
+            netns.attach(path(name), pid)
+    enter(name)
 
 
 def remove(name: str) -> None:
-    """Drop the name; an absent one is fine.
+    """Drop the name, and its user namespace's; an absent one is fine.
 
     The namespace itself lives on for as long as a process is in it.
     """
     with contextlib.suppress(FileNotFoundError):
         netns.remove(path(name))
+    userns.forget(name)
 
 
 @contextlib.contextmanager

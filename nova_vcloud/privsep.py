@@ -4,7 +4,8 @@
 from oslo_privsep import capabilities
 from oslo_privsep import priv_context
 
-#: Network namespaces, links, addresses, routes, announcements.
+#: Network namespaces, links, addresses, routes, announcements; user
+#: namespaces, of which another id of the host is the owner.
 net = priv_context.PrivContext(
     'nova_vcloud',
     cfg_section='nova_vcloud_net_privileged',
@@ -12,6 +13,10 @@ net = priv_context.PrivContext(
     capabilities=[
         capabilities.CAP_NET_ADMIN,
         capabilities.CAP_NET_RAW,    # ARP and ND frames
+        capabilities.CAP_DAC_OVERRIDE,  # the map of a user namespace
+        capabilities.CAP_SETGID,
+        capabilities.CAP_SETUID,
+        capabilities.CAP_SYS_PTRACE,  # /proc/PID/ns
         capabilities.CAP_SYS_ADMIN,  # setns, and the mount of a namespace
     ],
 )
@@ -29,6 +34,8 @@ disk = priv_context.PrivContext(
         capabilities.CAP_FSETID,
         capabilities.CAP_MKNOD,      # what stands for a deleted file
         capabilities.CAP_SETFCAP,
+        capabilities.CAP_SETGID,     # mounts with other ids
+        capabilities.CAP_SETUID,
         capabilities.CAP_SYS_ADMIN,  # trusted.* attributes, mount
         capabilities.CAP_SYS_CHROOT,  # to unpack what other hosts send
     ],
@@ -44,7 +51,10 @@ volume = priv_context.PrivContext(
         capabilities.CAP_DAC_READ_SEARCH,
         capabilities.CAP_FOWNER,
         capabilities.CAP_MKNOD,
+        capabilities.CAP_SETGID,      # mounts with other ids
+        capabilities.CAP_SETUID,
         capabilities.CAP_SYS_ADMIN,   # mount, loop devices, cgroups
+        capabilities.CAP_SYS_CHROOT,  # to enter a guest's mounts
         capabilities.CAP_SYS_PTRACE,  # /proc/PID/root, /proc/PID/fd
         capabilities.CAP_SYS_RESOURCE,  # an ext4 that grows
     ],

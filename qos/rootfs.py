@@ -24,7 +24,9 @@ def place(info: Mapping[str, Any]) -> str:
     found = os.path.join(info['DockerRootDir'], info['Driver'])
     # It may be a file system of its own. Who may not look takes the one that
     # it is in.
-    return found if os.path.isdir(found) else info['DockerRootDir']
+    while not os.path.isdir(found):
+        found = os.path.dirname(found)
+    return found
 
 
 def layer(root: str, driver: str, container: str) -> str | None:

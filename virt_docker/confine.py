@@ -16,6 +16,7 @@ import ctypes
 import os
 import resource
 import signal
+import struct
 import sys
 
 #: Where it is run, by :func:`words`.
@@ -31,18 +32,27 @@ _CLONE_NEWNS = 0x00020000
 _RDONLY, _NOSUID, _NODEV, _NOEXEC = 1, 2, 4, 8
 _REMOUNT, _BIND, _MOVE, _REC, _PRIVATE = 32, 4096, 8192, 16384, 1 << 18
 
+# The numbers are the same on all architectures of OpenStack.
+_OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 428, 429, 442
+_OPEN_TREE_CLONE, _MOVE_MOUNT_F_EMPTY_PATH = 1, 4
+_MOUNT_ATTR_IDMAP = 0x00100000
+_AT_EMPTY_PATH, _AT_FDCWD = 0x1000, -100
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def words(folder: str, program: list[str], most: int | None = None
-          ) -> list[str]:
+def words(folder: str, program: list[str], most: int | None = None,
+          namespace: int | None = None) -> list[str]:
     """Return the command that runs a program so.
 
     :param folder: which it has as its working directory
     :param most: bytes of the largest file that it may write
+    :param namespace: file descriptor, to be inherited, of the user namespace
+        by which owners in the directory are translated (mount_setattr(2))
     """
     return [sys.executable, '-I', '-S', os.path.abspath(__file__), folder,
-            str(most or 0), *program]
+            str(most or 0), str(-1 if namespace is None else namespace),
+            *program]
 
 
 def _check(result: int, what: str) -> None:
@@ -59,18 +69,37 @@ def _mount(source: str | None, target: str, flags: int,
                        given[3]), f'mount {target}')
 
 
-def _enter(folder: str) -> None:
+def _mapped(folder: str, namespace: int) -> int:
+    """Return a mount of a directory with translated owners."""
+    tree = _libc.syscall(_OPEN_TREE, _AT_FDCWD, os.fsencode(folder),
+                         _OPEN_TREE_CLONE)
+    _check(min(tree, 0), f'open_tree {folder}')
+    # struct mount_attr: set, clear, propagation, user namespace
+    wanted = struct.pack('=QQQQ', _MOUNT_ATTR_IDMAP, 0, 0, namespace)
+    _check(_libc.syscall(_MOUNT_SETATTR, tree, b'', _AT_EMPTY_PATH, wanted,
+                         len(wanted)), f'mount_setattr {folder}')
+    return int(tree)
+
+
+def _enter(folder: str, namespace: int) -> None:
     """Have a root directory with that folder and programs only."""
     _check(_libc.unshare(_CLONE_NEWNS), 'unshare')
     _mount(None, '/', _REC | _PRIVATE)
     # Of this namespace, and before something covers the way to it.
-    source = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
+    source = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW) \
+        if namespace < 0 else _mapped(folder, namespace)
     _mount('tmpfs', _NEW_ROOT, _NOSUID | _NODEV, 'tmpfs', 'size=64k,mode=755')
     for name in _PROGRAMS:
         _show(f'/{name}', f'{_NEW_ROOT}/{name}')
     target = _NEW_ROOT + _FOLDER
     os.mkdir(target)
-    _mount(f'/proc/self/fd/{source}', target, _BIND)
+    if namespace < 0:
+        _mount(f'/proc/self/fd/{source}', target, _BIND)
+    else:
+        _check(_libc.syscall(_MOVE_MOUNT, source, b'', _AT_FDCWD,
+                             os.fsencode(target), _MOVE_MOUNT_F_EMPTY_PATH),
+               f'move_mount {target}')
+        os.close(namespace)
     _mount(None, target, _REMOUNT | _BIND | _NOSUID | _NODEV | _NOEXEC)
     os.close(source)
     _mount(None, _NEW_ROOT, _REMOUNT | _RDONLY | _NOSUID | _NODEV)
@@ -92,10 +121,11 @@ def _show(path: str, target: str) -> None:
 
 
 def main() -> None:
-    """Become the program; ``sys.argv``: folder, bytes, its words."""
-    folder, most, *program = sys.argv[1:]
+    """Become the program; ``sys.argv``: folder, bytes, namespace, its words.
+    """
+    folder, most, namespace, *program = sys.argv[1:]
     try:
-        _enter(folder)
+        _enter(folder, int(namespace))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         if int(most):
             resource.setrlimit(resource.RLIMIT_FSIZE, (int(most), int(most)))

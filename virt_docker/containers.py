@@ -41,13 +41,15 @@ class Containers(container_nics.Nics):
     :param binds: says what of the host every container of a server sees, as
         the engine's Binds
     :param stops: how servers are stopped
+    :param mapped: tells whether containers have user namespaces
     """
 
     def __init__(self, engine: Engine, network: Network, images: ImageStore,
                  resources: Resources, defaults: spec.Defaults,
                  host: str,
                  binds: Callable[[str], Iterable[str]] | None = None,
-                 stops: stopping.Stops | None = None) -> None:
+                 stops: stopping.Stops | None = None,
+                 mapped: Callable[[], bool] = lambda: False) -> None:
         self._engine = engine
         self._network = network
         self._images = images
@@ -56,6 +58,7 @@ class Containers(container_nics.Nics):
         self._host = host
         self._binds = binds or (lambda _uuid: ())
         self._stops = stops or stopping.Stops(engine)
+        self._mapped = mapped
         self._own_starts: set[str] = set()
         self._etc = etc_files.EtcFiles()
 
@@ -191,7 +194,7 @@ class Containers(container_nics.Nics):
                 [*binds, *self._binds(instance.uuid)], image_id,
                 startup.properties(instance, own))
             body['HostConfig'] |= self._resources.at_creation(wanted)
-            startup.check_devices(body)
+            startup.check_devices(body, self._mapped())
             startup.check_init(body)
             with start_faults.explained():
                 container_id = self._engine.create(

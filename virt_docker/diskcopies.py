@@ -21,8 +21,10 @@ from typing import Any
 from oslo_log import log
 
 from nova_vcloud import exception
+from nova_vcloud import idmounts
 from nova_vcloud import layer_writer
 from nova_vcloud import privsep
+from nova_vcloud import userns
 from nova_vcloud.engine import Engine
 from nova_vcloud.virt_docker import containers
 from nova_vcloud.virt_docker import layers
@@ -38,18 +40,23 @@ FOLDER = 'nova-vcloud/snapshots'
 RESERVE = 256 << 20
 # In the directory of a copy.
 _CHANGES, _FROZEN, _MERGED = 'changes.tar', 'frozen', 'merged'
+_BELOW = 'below'
 
 
 @dataclasses.dataclass(frozen=True)
 class DiskCopy:
     """A copy that is complete.
 
+    Owners in it are those that the server knows.
+
     :ivar folder: in which it is
     :ivar sizes: as a layer
+    :ivar ids: an IdMap, of a server with a user namespace
     """
 
     folder: str
     sizes: layer_writer.Sizes
+    ids: layers.Ids = None
 
     @property
     def layer(self) -> str:
@@ -93,7 +100,8 @@ class DiskCopies:
             found = measured(os.path.join(folder, layers.LAYER))
             # It may have grown meanwhile; nothing of it was written out.
             check(found.files, layers.size(folder), limit)
-            yield DiskCopy(folder, found)
+            yield DiskCopy(folder, found,
+                           userns.of_engine(self._engine.info()))
 
     def room(self, name: str, wanted: int
              ) -> contextlib.AbstractContextManager[None]:
@@ -128,7 +136,8 @@ class DiskCopies:
         if not state['Running'] or state['Paused']:
             with containers.lock(uuid):
                 self._same(uuid, container['Id'])
-                layers.copy(upper, os.path.join(folder, layers.LAYER))
+                layers.copy(upper, os.path.join(folder, layers.LAYER),
+                            ids=userns.of_engine(self._engine.info()))
             return
         copied = precopy.Copy(self._engine, container, 0, folder)
         copied.here(os.path.join(folder, layers.LAYER))
@@ -231,8 +240,8 @@ def merged(found: DiskCopy, container: dict[str, Any]) -> Iterator[DiskCopy]:
     # What the engine has put there for this one container is of no image.
     lowers = [name for name in names
               if not os.path.dirname(name).endswith('-init')]
-    mount(found.folder, lowers)
     try:
+        mount(found.folder, lowers, found.ids)
         path = os.path.join(found.folder, _MERGED)
         yield DiskCopy(path, measured(os.path.join(path, layers.LAYER)))
     finally:
@@ -329,21 +338,22 @@ def leftovers(root: str) -> dict[str, str]:
 
 
 @privsep.disk.entrypoint
-def mount(folder: str, lowers: list[str]) -> None:
+def mount(folder: str, lowers: list[str], ids: layers.Ids = None) -> None:
     """Mount a copy on top of the layers below, to be read.
 
     The kernel takes a page of options: the layers get short names.
 
     :param lowers: directories, the highest first
+    :param ids: an IdMap by which owners in them are the host's
     :raises MoveFailed: with mount's words
     """
-    below = os.path.join(folder, 'below')
+    below = os.path.join(folder, _BELOW)
     path = os.path.join(folder, _MERGED, layers.LAYER)
     os.mkdir(below)
     os.makedirs(path)
     for number, name in enumerate(lowers):
-        os.symlink(name, os.path.join(below, str(number)))
-    names = ':'.join(f'below/{number}' for number in range(len(lowers)))
+        _show(name, os.path.join(below, str(number)), ids)
+    names = ':'.join(f'{_BELOW}/{number}' for number in range(len(lowers)))
     done = subprocess.run(
         ['mount', '--types', 'overlay', '--options',
          f'ro,nosuid,nodev,lowerdir={layers.LAYER}:{names}', '--', 'overlay',
@@ -353,19 +363,38 @@ def mount(folder: str, lowers: list[str]) -> None:
         raise exception.MoveFailed(done.stderr.strip()[-500:])
 
 
+def _show(name: str, path: str, ids: layers.Ids) -> None:
+    if not ids:
+        os.symlink(name, path)
+        return
+    os.mkdir(path)
+    try:
+        idmounts.show(name, path, userns.IdMap(*ids).turned())
+    except OSError as e:
+        raise exception.MoveFailed(f'the owners of files in {name}: {e}'
+                                   ) from e
+
+
+def _mounts(folder: str) -> list[str]:
+    """Return what is mounted for a copy, the uppermost first."""
+    below = os.path.join(folder, _BELOW)
+    names = os.listdir(below) if os.path.isdir(below) else []
+    paths = [os.path.join(folder, _MERGED, layers.LAYER),
+             *(os.path.join(below, name) for name in names)]
+    return [path for path in paths if os.path.ismount(path)]
+
+
 @privsep.disk.entrypoint
 def unmount(folder: str) -> None:
     """Unmount a copy; one that is not mounted is fine."""
-    path = os.path.join(folder, _MERGED, layers.LAYER)
-    if os.path.ismount(path):
+    for path in _mounts(folder):
         subprocess.run(['umount', '--', path], check=True, capture_output=True)
 
 
 @privsep.disk.entrypoint
 def remove(folder: str) -> None:
     """Remove a copy; absent is fine."""
-    path = os.path.join(folder, _MERGED, layers.LAYER)
-    if os.path.ismount(path):
+    for path in _mounts(folder):
         subprocess.run(['umount', '--lazy', '--', path], check=False,
                        capture_output=True)
     # Not shutil: a guest may nest directories deeper than Python can call.

@@ -132,7 +132,8 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs,
         self._engine = Engine(conf.url, conf.timeout, conf.load_timeout)
         self._network = network.Network(
             conf.runtime_links_path, CONF.vcloud_net.fabric_namespace,
-            CONF.vcloud_net.namespace_prefix, CONF.vcloud_net.uplinks)
+            CONF.vcloud_net.namespace_prefix, CONF.vcloud_net.uplinks,
+            lambda: self._host.ids)
         self._image_api = image_api = glance.API()
         store = images.ImageStore(
             self._engine, image_api.download,
@@ -145,7 +146,7 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs,
         self._defaults = _defaults()
         self._host = docker_host.Host(
             self._engine, CONF.host, conf.runtime, conf.runtime_links_path,
-            conf.cgroup_parent)
+            conf.cgroup_parent, conf.require_user_namespaces)
         self._limits = self._make_limits()
         self._cpus = docker_host.cpus(
             CONF.compute.cpu_shared_set, CONF.compute.cpu_dedicated_set,
@@ -155,8 +156,10 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs,
             self._engine, self._network, store, self._resources,
             self._defaults, CONF.host, self._shared_folders,
             stopping.Stops(self._engine, CONF.shutdown_timeout,
-                           conf.max_shutdown_timeout, stopping.deleting))
-        self._volumes = self._make_volumes(CONF, self._network.namespace)
+                           conf.max_shutdown_timeout, stopping.deleting),
+            lambda: self._host.ids is not None)
+        self._volumes = self._make_volumes(CONF, self._network.namespace,
+                                           lambda: self._host.ids)
         self._ephemerals = driver_volumes.ephemerals(CONF)
         self._snapshots = snapshots.Snapshots(
             self._engine, self._containers, image_api,

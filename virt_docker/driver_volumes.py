@@ -21,6 +21,7 @@ from oslo_log import log
 
 from nova_vcloud import exception
 from nova_vcloud import state
+from nova_vcloud import userns
 from nova_vcloud.qos import devices
 from nova_vcloud.virt_docker import devicetags
 from nova_vcloud.virt_docker import driver_base
@@ -81,11 +82,13 @@ class VolumeVerbs(driver_base.Part):
     _ephemerals: ephemeral.Store
     _defaults: spec.Defaults
 
-    def _make_volumes(self, conf: Any, namespace: Callable[[str], str]
+    def _make_volumes(self, conf: Any, namespace: Callable[[str], str],
+                      ids: Callable[[], userns.IdMap | None]
                       ) -> attachments.Volumes:
         """Return the volumes of this host, as a configuration wants them.
 
         :param namespace: gives the name of a server's network namespace
+        :param ids: tells of the ids in servers' user namespaces
         """
         own = conf.vcloud_volumes
         return attachments.Volumes(
@@ -93,8 +96,8 @@ class VolumeVerbs(driver_base.Part):
                                     own.nfs_mount_point_base, own.multipath),
             state.Documents(os.path.join(conf.state_path, 'vcloud-volumes')),
             filesystems.Filesystems(own.mount_path, own.filesystems,
-                                    own.make_filesystem),
-            nodes.Nodes(conf.docker.runtime_links_path, namespace),
+                                    own.make_filesystem, ids),
+            nodes.Nodes(conf.docker.runtime_links_path, namespace, ids),
             self._guest, own.shown_as)
 
     def default_root_device_name(self, instance: objects.Instance,

@@ -20,6 +20,7 @@ from oslo_utils import versionutils
 from nova_vcloud import calibration
 from nova_vcloud import exception
 from nova_vcloud import host_checks
+from nova_vcloud import userns
 from nova_vcloud.engine import Engine
 from nova_vcloud.qos import devices
 from nova_vcloud.qos import limits
@@ -28,6 +29,7 @@ from nova_vcloud.qos import topology
 from nova_vcloud.qos.enforcer import Enforcer
 from nova_vcloud.virt_docker import resources
 from nova_vcloud.virt_docker import spec
+from nova_vcloud.virt_docker import users
 
 LOG = log.getLogger(__name__)
 
@@ -65,15 +67,19 @@ class Host:
     :param runtime: name of our runtime in the engine
     :param links_path: directory our runtime must have been given
     :param cgroup_parent: that servers are given
+    :param user_namespaces: whether servers must have some
     """
 
     def __init__(self, engine: Engine, name: str, runtime: str,
-                 links_path: str, cgroup_parent: str) -> None:
+                 links_path: str, cgroup_parent: str,
+                 user_namespaces: bool = False) -> None:
         self._engine = engine
         self.name = name
         self._runtime = runtime
         self._links_path = links_path
         self._cgroup_parent = cgroup_parent
+        self._user_namespaces = user_namespaces
+        self._ids: userns.IdMap | None = None
         self._facts: Facts | None = None
         self._device: str | None = None
 
@@ -96,6 +102,7 @@ class Host:
                 time.sleep(0.5)
         problems = check(info, self._runtime, self._links_path,
                          self._cgroup_parent)
+        problems += users.check(info, self.name, self._user_namespaces)
         if problems:
             raise exception.HostNotReady(
                 f'The Docker engine at {self._engine.url} is not set up for '
@@ -108,10 +115,21 @@ class Host:
                  {'version': info['ServerVersion'], 'storage': info['Driver'],
                   'cgroup': info.get('CgroupVersion', '1'),
                   'driver': info.get('CgroupDriver')})
+        self._ids = userns.of_engine(info)
+        if self._ids:
+            LOG.info('Root of a server is user %d of this host',
+                     self._ids.root[0])
+        for text in users.warnings(info):
+            LOG.warning('%s', text)
         for each in host_checks.read(info, self._engine.containers(
                 spec.own_labels(self.name))):
             if each.problem:
                 LOG.warning('%s', each)
+
+    @property
+    def ids(self) -> userns.IdMap | None:
+        """Ids in servers' user namespaces; None: those of the host."""
+        return self._ids
 
     def check_limits(self, enforcer: Enforcer,
                      options: Mapping[str, str]) -> None:
@@ -207,12 +225,6 @@ def check(info: dict[str, Any], runtime: str, links_path: str,
         problems.append(
             'Servers would stop with the engine; add "live-restore": true '
             'to daemon.json.')
-    if any(each.startswith('name=userns')
-           for each in info.get('SecurityOptions') or ()):
-        problems.append(
-            'A server cannot be in the network namespace that is made for it '
-            'and in a user namespace of the engine: remove "userns-remap" '
-            'from daemon.json.')
     problems += _check_runtime(info, runtime, links_path)
     slices = info.get('CgroupDriver') == 'systemd'
     if slices != cgroup_parent.endswith('.slice'):

@@ -9,6 +9,9 @@ when it is told of attributes.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Sequence
+import contextlib
 import os
 import pathlib
 import signal
@@ -18,7 +21,9 @@ from typing import IO
 from typing import Any
 
 from nova_vcloud import exception
+from nova_vcloud import idmounts
 from nova_vcloud import privsep
+from nova_vcloud import userns
 from nova_vcloud.virt_docker import listing
 from nova_vcloud.virt_docker import received
 
@@ -35,6 +40,7 @@ MAX_KEPT = 256 << 20
 _HEADERS = 2048
 #: Names, and those of hard links, without the first part; the top is '.'.
 _TO_TOP = f's,^{LAYER},.,rSh'
+_FROM_TOP = f's,^[.]\\(/\\|$\\),{LAYER}\\1,rSh'
 #: Bytes; a file system with less is full.
 _ROOM = 1 << 20
 #: Of 512 bytes, what tar reads or writes at once; its own 20 take about twice
@@ -47,6 +53,9 @@ _ALWAYS = ('nosuid', 'nodev')
 # Of which file below a file is a copy is a matter of the host it is on.
 _ATTRIBUTES = ['--xattrs', '--xattrs-include=*', '--acls',
                '--xattrs-exclude=trusted.overlay.origin']
+
+
+Ids = Sequence[Sequence[userns.Range]] | None
 
 
 def graph(container: dict[str, Any]) -> dict[str, str]:
@@ -137,22 +146,39 @@ def packed_size(path: str) -> int:
 
 
 @privsep.disk.entrypoint
-def pack(layer: str, logs: list[str], sink: str, live: bool = False) -> None:
+def pack(layer: str, logs: list[str], sink: str, live: bool = False,
+         ids: Ids = None) -> None:
     """Write a tar of a layer and of console logs.
 
+    Owners in it are those that the server knows.
+
     :param layer: its directory
+    :param ids: an IdMap, of a server with a user namespace
     :param logs: files, the newest first; one that is absent is left out
     :param sink: path of a file or pipe
     :param live: it may change meanwhile, which :func:`pack_changes` mends
     :raises MoveFailed: with tar's words
     """
-    _run([*_create(sink), '--directory', os.path.dirname(layer), LAYER,
-          *_named(logs)], fine=(0, _CHANGED) if live else (0,))
+    with _seen(layer, ids) as seen:
+        _run([*_create(sink), '--directory', seen, '.', *_named(logs)],
+             fine=(0, _CHANGED) if live else (0,))
+
+
+@contextlib.contextmanager
+def _seen(layer: str, ids: Ids) -> Iterator[str]:
+    """Have a layer as the server sees its owners."""
+    try:
+        with idmounts.view(
+                layer, userns.IdMap(*ids) if ids else None) as seen:
+            yield seen
+    except OSError as e:
+        raise exception.MoveFailed(
+            f'the owners of files in {layer}: {e}') from e
 
 
 def _create(sink: str) -> list[str]:
     return ['tar', '--create', *_RECORD, '--file', sink, '--numeric-owner',
-            '--sparse', *_ATTRIBUTES]
+            '--sparse', *_ATTRIBUTES, '--transform', _FROM_TOP]
 
 
 def _named(logs: list[str]) -> list[str]:
@@ -187,43 +213,53 @@ def _find(layer: str) -> bytes:
 
 @privsep.disk.entrypoint
 def pack_changes(layer: str, seen: str, since: float, logs: list[str],
-                 sink: str) -> None:
+                 sink: str, ids: Ids = None) -> None:
     """Write a tar of what has changed in a layer, which is at rest now.
 
     :param seen: of :func:`look`, before the copy
     :param since: Unix time; what has changed later may not be in the copy
     :param sink: path of a file or pipe
+    :param ids: of :func:`pack`
     :raises MoveFailed: with tar's words
     """
+    with _seen(layer, ids) as path:
+        _pack_changes(path, seen, since, logs, sink)
+
+
+def _pack_changes(layer: str, seen: str, since: float, logs: list[str],
+                  sink: str) -> None:
     with open(seen, 'rb') as f:
         before = listing.parse(f.read())
     now = listing.parse(_find(layer))
     again = listing.again(before, now, since)
-    top, name = os.path.dirname(layer), os.fsencode(LAYER)
     with tempfile.TemporaryDirectory(dir=os.path.dirname(seen)) as folder:
         kept, names = os.path.join(folder, KEPT), os.path.join(folder, 'names')
         with open(kept, 'wb') as f:
             f.write(listing.to_bytes(now, again))
         with open(names, 'wb') as f:
-            f.write(b''.join(os.path.join(name, path).rstrip(b'/') + b'\0'
+            f.write(b''.join(os.path.join(b'.', path).rstrip(b'/') + b'\0'
                              for path in again))
         # Names of files that a guest has chosen are no options.
-        _run([*_create(sink), '--directory', folder, KEPT, '--directory', top,
-              '--no-recursion', '--null', '--verbatim-files-from',
-              '--files-from', names, *_named(logs)])
+        _run([*_create(sink), '--directory', folder, KEPT,
+              '--directory', layer, '--no-recursion', '--null',
+              '--verbatim-files-from', '--files-from', names, *_named(logs)])
 
 
 @privsep.disk.entrypoint
-def copy(layer: str, target: str, live: bool = False) -> None:
+def copy(layer: str, target: str, live: bool = False,
+         ids: Ids = None) -> None:
     """Copy a layer to an empty directory, holes as holes.
 
+    Owners in the copy are those that the server knows.
+
     :param live: it may change meanwhile, which :func:`apply` mends
+    :param ids: of :func:`pack`
     :raises MoveFailed: with tar's words
     """
     failed = None
-    with tempfile.TemporaryFile() as said:
+    with _seen(layer, ids) as seen, tempfile.TemporaryFile() as said:
         reader = subprocess.Popen(
-            [*_create('-'), '--directory', os.path.dirname(layer), LAYER],
+            [*_create('-'), '--directory', seen, '.'],
             stdout=subprocess.PIPE, stderr=said,
             env={**os.environ, 'LC_ALL': 'C.UTF-8'})
         with reader.stdout as pipe:  # type: ignore[union-attr]
@@ -254,7 +290,8 @@ def apply(changes: str, target: str) -> None:
 
 
 @privsep.disk.entrypoint
-def unpack(sources: list[str], layer: str, sink: str, most_log: int) -> None:
+def unpack(sources: list[str], layer: str, sink: str, most_log: int,
+           ids: Ids = None) -> None:
     """Put what was packed into a container that has not run.
 
     Archives are another host's: nothing in them has an effect outside of the
@@ -264,13 +301,16 @@ def unpack(sources: list[str], layer: str, sink: str, most_log: int) -> None:
     :param layer: directory of its layer
     :param sink: path of its console log; rotated ones become part of it
     :param most_log: bytes of the log; what is beyond is left out
+    :param ids: of :func:`pack`; an owner that is none of a server's is
+        refused
     :raises MoveFailed: with tar's words
     """
-    for number, path in enumerate(sources):
-        with received.opened(path) as source:
-            if number:
-                listing.prune(layer, _kept(source))
-            _extract(source, layer)
+    with _namespace(ids) as namespace:
+        for number, path in enumerate(sources):
+            with received.opened(path) as source:
+                if number:
+                    listing.prune(layer, _kept(source))
+                _extract(source, layer, namespace)
     with received.opened(sources[-1]) as source:
         _write_log(source, sink, most_log)
 
@@ -284,13 +324,29 @@ def _kept(source: IO[bytes]) -> bytes:
     return kept
 
 
-def _extract(source: IO[bytes], layer: str) -> None:
+@contextlib.contextmanager
+def _namespace(ids: Ids) -> Iterator[int | None]:
+    """Have the user namespace in which a server's owners are the host's."""
+    if not ids:
+        yield None
+        return
+    try:
+        with idmounts.namespace(userns.IdMap(*ids).turned()) as found:
+            yield found
+    except OSError as e:
+        raise exception.MoveFailed(f'the owners of files: {e}') from e
+
+
+def _extract(source: IO[bytes], layer: str,
+             namespace: int | None = None) -> None:
     """Unpack a layer. Owners of its files are written here and nowhere else.
+
+    :param namespace: of :func:`_namespace`
     """
     try:
         received.extract(source, layer, [
             *_RECORD, '--same-owner', '--same-permissions', *_ATTRIBUTES,
-            '--transform', _TO_TOP], LAYER)
+            '--transform', _TO_TOP], LAYER, namespace=namespace)
     except exception.MoveFailed as e:
         room = os.statvfs(layer)
         # tar itself has only a short write to tell of.

@@ -27,6 +27,7 @@ from oslo_log import log
 from nova_vcloud import archive
 from nova_vcloud import exception
 from nova_vcloud import spool as spools
+from nova_vcloud import userns
 from nova_vcloud.engine import Engine
 from nova_vcloud.virt_docker import containers
 from nova_vcloud.virt_docker import images
@@ -400,7 +401,8 @@ class Moves:
             if sources:
                 layers.unpack(sources, layers.upper(container),
                               layers.log(container),
-                              2 * self._log_files * self._log_size)
+                              2 * self._log_files * self._log_size,
+                              userns.of_engine(self._engine.info()))
             steps.reached('unpacked')
 
         # What an earlier attempt left, and would use them.

@@ -18,6 +18,7 @@ from typing import Any
 
 from oslo_log import log
 
+from nova_vcloud import userns
 from nova_vcloud.engine import Engine
 from nova_vcloud.virt_docker import freezer
 from nova_vcloud.virt_docker import layers
@@ -51,6 +52,7 @@ class Copy:
         self._id = container['Id']
         self._layer = layers.upper(container)
         self._logs = layers.logs(container, log_files)
+        self._ids = userns.of_engine(engine.info())
         self._seen = os.path.join(folder, 'seen')
         self._since = 0.0
         self._clock = _offset()
@@ -61,7 +63,7 @@ class Copy:
         :raises MoveFailed: with the reason
         """
         with transport.produced(lambda sink: layers.pack(
-                self._layer, self._logs, sink)) as chunks:
+                self._layer, self._logs, sink, ids=self._ids)) as chunks:
             LOG.info('%d bytes sent', send(chunks))
 
     def ahead(self, send: Send) -> None:
@@ -72,7 +74,7 @@ class Copy:
         self._since = self._quiet_moment() - SLACK
         layers.look(self._layer, self._seen)
         with transport.produced(lambda sink: layers.pack(
-                self._layer, [], sink, live=True)) as chunks:
+                self._layer, [], sink, live=True, ids=self._ids)) as chunks:
             LOG.info('%d bytes sent while the server runs', send(chunks))
 
     def _quiet_moment(self) -> float:
@@ -102,7 +104,8 @@ class Copy:
         # When the clock was set times tell nothing.
         since = 0.0 if stepped else self._since
         with transport.produced(lambda sink: layers.pack_changes(
-                self._layer, self._seen, since, self._logs, sink)) as chunks:
+                self._layer, self._seen, since, self._logs, sink,
+                self._ids)) as chunks:
             LOG.info('%d bytes sent of the server at rest', send(chunks))
 
     def here(self, target: str) -> None:
@@ -112,7 +115,7 @@ class Copy:
         """
         self._since = self._quiet_moment() - SLACK
         layers.look(self._layer, self._seen)
-        layers.copy(self._layer, target, live=True)
+        layers.copy(self._layer, target, live=True, ids=self._ids)
 
     def changes(self, sink: str) -> None:
         """Write what is missing; the server stands still.
@@ -122,7 +125,8 @@ class Copy:
         """
         stepped = abs(_offset() - self._clock) > _STEP
         layers.pack_changes(self._layer, self._seen,
-                            0.0 if stepped else self._since, [], sink)
+                            0.0 if stepped else self._since, [], sink,
+                            self._ids)
 
 
 @contextlib.contextmanager

@@ -34,12 +34,13 @@ def opened(path: str) -> Iterator[IO[bytes]]:
 
 
 def extract(source: IO[bytes], folder: str, options: list[str], member: str,
-            most: int | None = None) -> None:
+            most: int | None = None, namespace: int | None = None) -> None:
     """Unpack a member of an archive, and what is below it.
 
     :param source: a file, which is read from its start, or a pipe
     :param folder: outside of which nothing can be reached
     :param most: bytes of the largest file
+    :param namespace: user namespace by which its owners are translated
     :raises MoveFailed: with tar's words
     """
     if source.seekable():
@@ -48,8 +49,9 @@ def extract(source: IO[bytes], folder: str, options: list[str], member: str,
     done = subprocess.run(
         confine.words(folder, ['tar', '--extract', '--file', '-',
                                '--numeric-owner', *options, '--', member],
-                      most),
-        stdin=source, capture_output=True, check=False)
+                      most, namespace),
+        stdin=source, capture_output=True, check=False,
+        pass_fds=() if namespace is None else (namespace,))
     if done.returncode == -signal.SIGXFSZ:
         raise exception.MoveFailed(f'tar: {member} has more than {most} bytes')
     if done.returncode:

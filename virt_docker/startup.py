@@ -22,6 +22,7 @@ from nova_vcloud.virt_docker.images import engines_own
 
 MOUNTS = '/proc/self/mounts'
 CGROUPS = '/sys/fs/cgroup'
+_OPEN = stat.S_IROTH | stat.S_IWOTH
 #: Of system metadata that Nova copies from an image.
 PREFIX = 'image_'
 # Go's FileMode (io/fs), by which the engine says what a path is.
@@ -66,10 +67,12 @@ def stop_timeout(instance: objects.Instance, default: int) -> int:
         instance, f'{PREFIX}os_shutdown_timeout', int, default))
 
 
-def check_devices(body: Mapping[str, Any]) -> None:
+def check_devices(body: Mapping[str, Any], mapped: bool = False) -> None:
     """Refuse a container that would have a device this host does not have.
 
     :param body: as of ``POST /containers/create``
+    :param mapped: whether it has a user namespace, and so is on the host a
+        user like any other
     :raises InvalidRequest: with the path
     """
     for each in body['HostConfig']['Devices']:
@@ -82,6 +85,10 @@ def check_devices(body: Mapping[str, Any]) -> None:
         if not (stat.S_ISCHR(mode) or stat.S_ISBLK(mode)):
             raise exception.InvalidRequest(
                 f'vcloud:devices: {path} is not a device')
+        if mapped and mode & _OPEN != _OPEN:
+            raise exception.InvalidRequest(
+                f'vcloud:devices: {path} is closed to user namespaces, which '
+                'servers have here: only root and its group may use it')
 
 
 def check_init(body: Mapping[str, Any], mounts: str = MOUNTS) -> None:

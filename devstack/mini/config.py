@@ -30,6 +30,8 @@ CONTROLLER = 'controller'
 # As an NFS server would export it; see volumes.py.
 SHARE = '127.0.0.1:/volumes'
 COMPUTE_DRIVER = 'virt_docker.DockerDriver'
+# Of daemon.json, where servers are to have user namespaces.
+USERNS = ',\n  "userns-remap": "default"'
 SCHEDULER_FILTERS = (
     'ComputeFilter',
     'ComputeCapabilitiesFilter',
@@ -143,6 +145,7 @@ def host_context(
         'host_server_prefix': host.server_prefix,
         'host_socket': str(host.socket),
         'host_transport': host.sends_by,
+        'host_userns': USERNS if host.user_namespaces else '',
         'compute_driver': COMPUTE_DRIVER,
         'privsep_helper': helper,
     }

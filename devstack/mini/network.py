@@ -9,11 +9,15 @@ The machine's own namespace gets no interface and no address::
 """
 
 import json
+import pathlib
 import subprocess
 from typing import Any
 
 from mini import errors
 from mini import settings
+
+# Where nova-compute binds the user namespaces of servers (userns.py).
+USER_NAMESPACES = pathlib.Path('/run/nova-vcloud/userns')
 
 
 def ip(*words: str, netns: str | None = None, check: bool = True) -> str:
@@ -65,6 +69,14 @@ def _ensure_netns(netns: str, present: list[str]) -> None:
     if netns not in present:
         ip('netns', 'add', netns)
     ip('link', 'set', 'lo', 'up', netns=netns)
+
+
+def _forget_user_namespace(name: str) -> None:
+    """Drop the one that a server's netns belonged to; none is fine."""
+    place = USER_NAMESPACES / name
+    if place.exists():
+        subprocess.run(['umount', place], capture_output=True, check=False)
+        place.unlink()
 
 
 def _ensure_bridge(netns: str, bridge: str) -> None:
@@ -129,3 +141,4 @@ def down(cloud: settings.Cloud) -> None:
     """Remove our namespaces; bridges and cables go with them."""
     for netns in own_namespaces(cloud, namespaces()):
         ip('netns', 'delete', netns)
+        _forget_user_namespace(netns)

@@ -25,6 +25,9 @@ LAN_GATEWAY_V6 = 'fd00:77::1'
 ECU_PER_CORE = (4.0, 2.5)
 # By which servers leave, of one host after the other.
 TRANSPORTS = ('tls', 'ssh')
+# Whether servers have user namespaces, of one host after the other: moves go
+# from hosts with to hosts without, and back.
+USER_NAMESPACES = (False, True)
 
 # Offsets from the first port of the block; all listen on 127.0.0.1 only.
 PORT_OFFSETS = {
@@ -100,6 +103,11 @@ class Host:
     def sends_by(self) -> str:
         """Return the way by which servers leave: each is used by a host."""
         return TRANSPORTS[self.index % len(TRANSPORTS)]
+
+    @property
+    def user_namespaces(self) -> bool:
+        """Return whether the servers of this host have user namespaces."""
+        return USER_NAMESPACES[self.index % len(USER_NAMESPACES)]
 
     @property
     def cgroup(self) -> str:

@@ -70,6 +70,13 @@ OPTS = [
         help='Name under which ``nova-vcloud-runtime`` is registered in the '
              'engine (``runtimes`` in daemon.json). nova-compute does not '
              'start when the engine does not know it.'),
+    cfg.BoolOpt(
+        'require_user_namespaces',
+        default=False,
+        help='Whether nova-compute refuses to start with an engine whose '
+             'containers have no user namespaces (``userns-remap`` in '
+             'daemon.json). Otherwise it warns, and root of a server is root '
+             'of the host but for what the kernel lets capabilities do.'),
     cfg.StrOpt(
         'runtime_links_path',
         default='/run/nova-vcloud/netns',

@@ -168,6 +168,7 @@ def test_post_config_registers_the_runtime(host):
         'live-restore': True,
         'iptables': False,
         'bridge': 'none',
+        'userns-remap': 'default',
         'runtimes': {'nova-vcloud': {
             'path': '/opt/stack/data/venv/bin/nova-vcloud-runtime',
             'runtimeArgs': ['--links', str(host.links)]}}}

@@ -11,18 +11,28 @@ from nova_vcloud import privsep
 
 #: What follows a container's id in the name of the file with its hostname.
 HOSTNAME = '.hostname'
+#: Of the link to a user namespace, behind the container's id.
+USER = '.user'
 # The engine's ids; anything else could leave the directory.
 _CONTAINER_ID = re.compile(r'[0-9a-f]{64}')
 
 
 @privsep.net.entrypoint
-def join(directory: str, container_id: str, namespace: str) -> None:
+def join(directory: str, container_id: str, namespace: str,
+         user: str = '') -> None:
     """Link a container to the path of a namespace, at once or not at all.
 
+    :param user: path of a user namespace; '' for the one of the engine
     :raises ValueError: not the id of a container
     """
     link = _link(directory, container_id)
     _make(directory)
+    if user:
+        _point(link + USER, user)
+    _point(link, namespace)
+
+
+def _point(link: str, namespace: str) -> None:
     with contextlib.suppress(OSError):
         if os.readlink(link) == namespace:
             return
@@ -52,9 +62,9 @@ def set_hostname(directory: str, container_id: str, hostname: str) -> None:
 
 @privsep.net.entrypoint
 def forget(directory: str, container_id: str) -> None:
-    """Remove link and name of a container; absent ones are fine."""
+    """Remove the links and the name of a container; absent ones are fine."""
     link = _link(directory, container_id)
-    for path in (link, link + HOSTNAME):
+    for path in (link, link + HOSTNAME, link + USER):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
 
@@ -70,6 +80,7 @@ def forget_namespace(directory: str, namespace: str) -> None:
         with contextlib.suppress(OSError):
             if os.readlink(link.path) == namespace:
                 os.unlink(link.path)
+                os.unlink(link.path + USER)
 
 
 def _make(directory: str) -> None:

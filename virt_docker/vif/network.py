@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from oslo_utils import uuidutils
 
 from nova_vcloud import guest
 from nova_vcloud import netns
+from nova_vcloud import userns
 from nova_vcloud.virt_docker.addresses import Nic
 from nova_vcloud.virt_docker.vif import mapping
 from nova_vcloud.virt_docker.vif import segments
@@ -34,15 +36,20 @@ class Network:
     :param fabric_namespace: namespace of bridges and taps; '' is the host's
     :param prefix: beginning of the names of servers' namespaces
     :param uplinks: {physical network: interface} for VLANs
+    :param ids: tells of the ids in servers' user namespaces, None while
+        they have none
     """
 
     def __init__(self, links_path: str, fabric_namespace: str = '',
                  prefix: str = 'nova-',
-                 uplinks: Mapping[str, str] | None = None) -> None:
+                 uplinks: Mapping[str, str] | None = None,
+                 ids: Callable[[], userns.IdMap | None] = lambda: None
+                 ) -> None:
         self._links_path = links_path
         self._fabric = fabric_namespace
         self._prefix = prefix
         self._uplinks = dict(uplinks or {})
+        self._ids = ids
 
     def namespace(self, server: str) -> str:
         """Return the name of a server's namespace."""
@@ -74,7 +81,7 @@ class Network:
         with _plug_errors():
             return bool(wiring.plug(
                 self._fabric, self.namespace(server), _owner(server),
-                _values(nics), self._uplinks, up))
+                _values(nics), self._uplinks, up, self._ids()))
 
     def unplug(self, server: str, nics: Iterable[Nic]) -> None:
         """Remove the NICs of these ports; absent ones are fine.
@@ -136,8 +143,9 @@ class Network:
             with
         """
         with _plug_errors():
-            mapping.join(self._links_path, container_id,
-                         netns.path(self.namespace(server)))
+            name = self.namespace(server)
+            mapping.join(self._links_path, container_id, netns.path(name),
+                         userns.path(name) if self._ids() else '')
             mapping.set_hostname(self._links_path, container_id, hostname)
 
     def forget(self, container_id: str) -> None:

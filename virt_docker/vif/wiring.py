@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
+from collections.abc import Sequence
 import contextlib
 import errno
 import json
@@ -25,6 +26,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from nova_vcloud import netns
 from nova_vcloud import privsep
+from nova_vcloud import userns
 from nova_vcloud.qos import buckets
 from nova_vcloud.virt_docker.vif import announce as frames
 from nova_vcloud.virt_docker.vif import segments
@@ -63,21 +65,27 @@ NicValues = Mapping[str, Any]
 @privsep.net.entrypoint
 @netns.own_thread
 def plug(fabric: str, name: str, owner: str, nics: Iterable[NicValues],
-         uplinks: Mapping[str, str], up: bool) -> bool:
+         uplinks: Mapping[str, str], up: bool,
+         ids: Sequence[Sequence[userns.Range]] | None = None) -> bool:
     """Make a server's namespace and NICs, or repair what differs.
 
     NICs of other ports stay as they are. On failure nothing is left of what
     this call made.
 
     :param up: whether the links have a carrier
+    :param ids: an IdMap, of the user namespace that the server's belongs to;
+        None: the host's
     :returns: whether an address, a MAC or a link changed
     :raises WiringError: the host lacks something
     """
     with contextlib.ExitStack() as undo, contextlib.ExitStack() as sockets:
+        if userns.exists(name) != (ids is not None):
+            # Of an engine with other user namespaces: nothing runs in it.
+            netns.remove(name)
         fresh = not netns.exists(name)
         if fresh:
             undo.callback(netns.remove, name)
-            netns.create(name)
+            netns.create(name, userns.IdMap(*ids) if ids else None)
         with errors():
             outer = sockets.enter_context(netns.netlink(fabric))
             inner = sockets.enter_context(netns.netlink(name))

@@ -8,15 +8,20 @@ that it does there can lead a later mount of ours astray.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Sequence
 import contextlib
 import errno
 import os
 import pathlib
 import shutil
+import tempfile
 
 from nova_vcloud import exception
+from nova_vcloud import idmounts
 from nova_vcloud import privsep
+from nova_vcloud import userns
 from nova_vcloud.virt_docker.volumes import commands
 from nova_vcloud.virt_docker.volumes import guests
 
@@ -38,13 +43,17 @@ class Filesystems:
     :param folder: of the mounts
     :param allowed: filesystems that the host's kernel may be given
     :param make: filesystem that a blank volume gets; '' for none
+    :param ids: tells of the ids in servers' user namespaces, None while
+        they have none; what is on a volume is the same with and without
     """
 
-    def __init__(self, folder: str, allowed: Iterable[str],
-                 make: str = '') -> None:
+    def __init__(self, folder: str, allowed: Iterable[str], make: str = '',
+                 ids: Callable[[], userns.IdMap | None] = lambda: None
+                 ) -> None:
         self._folder = folder
         self._allowed = tuple(allowed)
         self._make = make
+        self._ids = ids
 
     def check_host(self) -> None:
         """Refuse options that this host cannot follow.
@@ -108,7 +117,7 @@ class Filesystems:
         if _mounted(path):
             return
         kind = _have_filesystem(device, list(self._allowed), self._make)
-        _mount(device, path, kind)
+        _mount(device, path, kind, self._ids())
 
     def remove(self, uuid: str, name: str, device: str,
                guest: guests.Guest | None) -> None:
@@ -177,15 +186,34 @@ def _drop_view(path: str, view: str) -> None:
 
 
 @privsep.volume.entrypoint
-def _mount(device: str, path: str, kind: str) -> None:
+def _mount(device: str, path: str, kind: str,
+           ids: Sequence[Sequence[userns.Range]] | None) -> None:
     options = ','.join(filter(None, (_ALWAYS, OPTIONS[kind])))
+    words = ('mount', '--types', kind, '--options', options, device)
     os.makedirs(path, mode=0o755, exist_ok=True)
     try:
-        commands.run('mount', '--types', kind, '--options', options, device,
-                     path)
+        if ids is None:
+            commands.run(*words, path)
+        else:
+            _mount_mapped(words, path, userns.IdMap(*ids))
     except exception.VolumeError:
         os.rmdir(path)
         raise
+
+
+def _mount_mapped(words: Iterable[str], path: str,
+                  ids: userns.IdMap) -> None:
+    # Not at once where it is to be: the guest would see it as it is.
+    with tempfile.TemporaryDirectory(prefix='nova-vcloud-') as place:
+        commands.run(*words, place)
+        try:
+            idmounts.show(place, path, ids)
+        except OSError as e:
+            raise exception.VolumeError(
+                'its owners cannot be those of the user namespace of the '
+                f'server: {e}') from e
+        finally:
+            commands.run('umount', place)
 
 
 @privsep.volume.entrypoint

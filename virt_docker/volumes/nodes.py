@@ -9,7 +9,9 @@ devices of the container.
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Sequence
 import contextlib
+import errno
 import json
 import os
 import pathlib
@@ -18,12 +20,16 @@ from typing import Any
 
 from nova_vcloud import exception
 from nova_vcloud import privsep
+from nova_vcloud import userns
 from nova_vcloud.qos.backends import cgroup1
+from nova_vcloud.virt_docker.volumes import devicebinds
 from nova_vcloud.virt_docker.volumes import guests
 
 FOLDER = 'devices'
 MODE = 0o660
 _CGROUPS = pathlib.Path('/sys/fs/cgroup')
+
+Ids = Sequence[Sequence[userns.Range]] | None
 
 
 class Nodes:
@@ -31,11 +37,16 @@ class Nodes:
 
     :param links: the ``--links`` directory of ``nova-vcloud-runtime``
     :param namespace: gives the name of a server's network namespace
+    :param ids: tells of the ids in servers' user namespaces, None while
+        they have none
     """
 
-    def __init__(self, links: str, namespace: Callable[[str], str]) -> None:
+    def __init__(self, links: str, namespace: Callable[[str], str],
+                 ids: Callable[[], userns.IdMap | None] = lambda: None
+                 ) -> None:
         self._links = links
         self._namespace = namespace
+        self._ids = ids
 
     def check(self, uuid: str, guest: guests.Guest | None) -> None:
         """Refuse a server that cannot be given a device.
@@ -53,11 +64,12 @@ class Nodes:
 
         :raises VolumeError: with the reason; nothing is left of it
         """
-        number = _number(device)
-        _remember(self._links, self._namespace(uuid), name, number)
+        number, ids = _number(device), self._ids()
+        node = _remember(self._links, self._namespace(uuid), name, number,
+                         ids)
         if guest and guest.pid:
             try:
-                _show(guest.pid, guest.cgroup, name, number)
+                _show(guest.pid, guest.cgroup, name, number, node, ids)
             except BaseException:
                 _forget(self._links, self._namespace(uuid), name)
                 raise
@@ -87,19 +99,26 @@ def _number(device: str) -> tuple[int, int]:
 
 @privsep.volume.entrypoint
 def _remember(links: str, namespace: str, name: str,
-              number: tuple[int, int]) -> None:
+              number: tuple[int, int], ids: Ids) -> str:
+    """Note a device for the next start; return its node on the host, or ''.
+    """
     path = pathlib.Path(links, FOLDER, namespace)
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     major, minor = number
+    node = devicebinds.make(namespace, name, number, userns.IdMap(*ids)) \
+        if ids else ''
     _write(path, [*_without(path, name), {
         'path': f'/dev/{name}', 'type': 'b', 'major': major, 'minor': minor,
-        'fileMode': MODE, 'uid': 0, 'gid': 0}])
+        'fileMode': MODE, 'uid': 0, 'gid': 0,
+        **({'source': node} if node else {})}])
+    return node
 
 
 @privsep.volume.entrypoint
 def _forget(links: str, namespace: str, name: str = '') -> None:
     path = pathlib.Path(links, FOLDER, namespace)
     kept = _without(path, name) if name else []
+    devicebinds.remove(namespace, name)
     if kept:
         _write(path, kept)
         return
@@ -124,8 +143,8 @@ def _write(path: pathlib.Path, entries: list[dict[str, Any]]) -> None:
 
 
 @privsep.volume.entrypoint
-def _show(pid: int, cgroup: str, name: str,
-          number: tuple[int, int]) -> None:
+def _show(pid: int, cgroup: str, name: str, number: tuple[int, int],
+          node: str, ids: Ids) -> None:
     """Make a node in the /dev of a process, and let its cgroup use it."""
     root = _devices_cgroup()
     if root is None:
@@ -135,6 +154,9 @@ def _show(pid: int, cgroup: str, name: str,
         if _is_ours(folder, name, number):
             return
         try:
+            if ids:
+                devicebinds.show(pid, node, userns.IdMap(*ids))
+                return
             os.mknod(name, MODE | stat.S_IFBLK, os.makedev(*number),
                      dir_fd=folder)
             _open_to_group(folder, name)
@@ -168,8 +190,16 @@ def _hide(pid: int, cgroup: str, name: str,
             raise exception.VolumeBusy(
                 f'programs in the server use /dev/{name}: end them first')
     with _dev(pid) as folder:
-        if _is_ours(folder, name, number):
+        if not _is_ours(folder, name, number):
+            return
+        try:
             os.unlink(name, dir_fd=folder)
+        except OSError as e:
+            if e.errno != errno.EBUSY:
+                raise
+            # A mount, in a server with a user namespace.
+            devicebinds.hide(pid, name, lambda inside: _is_ours(
+                inside, name, number))
 
 
 @contextlib.contextmanager

@@ -209,7 +209,7 @@ def container(host):
     ('mkfs.xfs', True), ('cp', True), ('cp', False)])
 def test_what_is_half_made_is_removed(host, container, program, sweep):
     """At a start, or when the container is to have one again."""
-    root = str(host.dockerd.home / 'data')
+    root = str(host.dockerd.root)
     child = os.fork()
     if not child:
         run = rootfs.tool
@@ -234,7 +234,7 @@ def test_what_is_half_made_is_removed(host, container, program, sweep):
 
 def test_what_a_start_finds_of_nobody_is_removed(host, container):
     other, _ports = spawn(host)
-    root = str(host.dockerd.home / 'data')
+    root = str(host.dockerd.root)
     quota_file.limit(root, container, GIB, whole=False)
     # By someone who does not know of disks.
     host.dockerd.docker('rm', container)
@@ -263,7 +263,7 @@ def test_a_server_of_before_gets_a_disk_when_it_is_stopped(host, tmp_path):
 
 
 def test_a_disk_too_small_for_what_is_there_is_refused(host, container):
-    engine, root = host.dockerd.engine, str(host.dockerd.home / 'data')
+    engine, root = host.dockerd.engine, str(host.dockerd.root)
     engine.start(container)
     host.dockerd.docker('exec', container, 'dd', 'if=/dev/zero', 'of=/file',
                         'bs=1M', 'count=330')
@@ -360,7 +360,7 @@ SCRIPT = """
 
 def test_every_verb_through_the_daemon(host, container):
     """From a user without privileges."""
-    script = SCRIPT.replace('ROOT', repr(str(host.dockerd.home / 'data')))
+    script = SCRIPT.replace('ROOT', repr(str(host.dockerd.root)))
     done = subprocess.run(
         [sys.executable, '-W', 'ignore', '-c', textwrap.dedent(
             script).replace('CONTAINER', repr(container))],

@@ -139,7 +139,7 @@ def test_a_disk_without_a_size_gets_one_that_holds_what_is_there(host):
 
 def test_a_size_that_someone_took_away_is_given_back(host, engine):
     instance, _ports = spawn(host)
-    name = rootfs.layer(f'{engine.home}/data', 'btrfs',
+    name = rootfs.layer(str(engine.root), 'btrfs',
                         host.container(instance)['Id'])
     subprocess.run(['btrfs', 'qgroup', 'limit', 'none',
                     engine.home / 'data/btrfs/subvolumes' / name], check=True)
@@ -189,7 +189,7 @@ def sync(host):
 def test_the_host_offers_what_its_store_has(host):
     facts = docker_host.read_facts(host.dockerd.engine.info())
     assert facts.disk_gb == dockerd_fixture.STORE_SIZE // GIB
-    assert facts.root == f'{host.dockerd.home}/data/btrfs'
+    assert facts.root == f'{host.dockerd.root}/btrfs'
 
 
 def test_quotas_that_are_off_are_said_and_may_be_needed(host, engine):

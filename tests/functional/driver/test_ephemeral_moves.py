@@ -29,12 +29,16 @@ MIGRATION = types.SimpleNamespace(source_compute='one', dest_compute='other')
 
 
 @pytest.fixture(scope='module')
-def other(tmp_path_factory):
-    """Another host: engine, fabric, and an ssh server for its spool."""
+def other(dockerd, tmp_path_factory):
+    """Another host: engine, fabric, and an ssh server for its spool.
+
+    Servers have user namespaces on one of both hosts.
+    """
     folder = tmp_path_factory.mktemp('other')
     (folder / 'spool').mkdir()
     (folder / 'ssh').mkdir()
-    with dockerd_fixture.private() as engine, \
+    with dockerd_fixture.private(
+            remap=dockerd.other_remap) as engine, \
             lan_fixture.private(str(engine.links)) as lan, \
             sshd.private(folder / 'ssh', folder / 'spool') as ssh:
         yield engine, lan, ssh, folder

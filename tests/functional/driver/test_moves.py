@@ -29,13 +29,17 @@ AT_DEST = ('base', 'namespace', 'create', 'join', 'limits', 'unpacked',
 
 
 @pytest.fixture(scope='module')
-def other(tmp_path_factory):
-    """Another host: engine, fabric, and an ssh server for its spool."""
+def other(dockerd, tmp_path_factory):
+    """Another host: engine, fabric, and an ssh server for its spool.
+
+    Servers have user namespaces on one of both hosts.
+    """
     folder = tmp_path_factory.mktemp('other')
     (folder / 'spool').mkdir()
     (folder / 'ssh').mkdir()
     (folder / 'tls').mkdir()
-    with dockerd_fixture.private() as engine, \
+    with dockerd_fixture.private(
+            remap=dockerd.other_remap) as engine, \
             lan_fixture.private(str(engine.links)) as lan, \
             sshd.private(folder / 'ssh', folder / 'spool') as ssh, \
             tlsd.private(folder / 'tls', folder / 'spool') as tls:
@@ -163,7 +167,7 @@ def test_a_root_disk_in_a_file_goes_and_comes_back(pair):
 
 def unmount_disks(host) -> None:
     """Have no disk mounted, as after a reboot of the host."""
-    for path in (host.dockerd.home / 'data/overlay2').iterdir():
+    for path in (host.dockerd.root / 'overlay2').iterdir():
         if path.is_mount():
             subprocess.run(['umount', path], check=True)
 

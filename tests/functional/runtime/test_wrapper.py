@@ -488,3 +488,49 @@ def test_limits_are_not_for_other_commands(place, limits):
     limits(f'{place.home}/bps 1')
     assert place.run('start', ID).returncode == 0
     assert not (place.home / 'bps').exists()
+
+
+def with_user_namespace(place, config):
+    """Add what an engine with userns-remap writes."""
+    config['linux'] |= {'uidMappings': [{
+        'containerID': 0, 'hostID': 100000, 'size': 65536}]}
+    config['linux']['namespaces'].append({'type': 'user'})
+    return config
+
+
+@pytest.mark.parametrize('dump', [compact, pretty])
+def test_joins_the_user_namespace_of_the_server(place, dump):
+    (place.links / f'{ID}.user').symlink_to(place.netns)
+    config = with_user_namespace(place, bundle())
+    expected = wanted(place, config, ())
+    expected['linux']['namespaces'][-1] |= {
+        'path': str(place.links / f'{ID}.user')}
+    assert place.create(config, dump) == expected
+
+
+@pytest.mark.parametrize('dump', [compact, pretty])
+def test_without_a_user_namespace_of_the_server_it_fails(place, dump):
+    place.config.write_text(dump(with_user_namespace(place, bundle())))
+    done = place.run('--log', place.log, 'create', '--bundle', place.bundle,
+                     ID)
+    assert done.returncode == 1
+    assert 'no user namespace' in place.log.read_text()
+    assert not place.called.exists()
+
+
+def test_a_user_namespace_that_the_engine_does_not_want_stays_out(place):
+    (place.links / f'{ID}.user').symlink_to(place.netns)
+    config = bundle()
+    assert place.create(config) == wanted(place, config, ())
+
+
+def test_a_block_device_of_a_user_namespace_is_a_mount(place):
+    devices(place, place.netns.name, json.dumps([
+        {**DISK, 'source': '/dev/nova-vcloud/x/vdb'}]))
+    found = place.create(bundle())
+    assert found['mounts'][-1] == {
+        'destination': DISK['path'], 'type': 'bind',
+        'source': '/dev/nova-vcloud/x/vdb', 'options': ['bind']}
+    assert found['linux']['devices'] == []
+    assert found['linux']['resources']['devices'][-1]['major'] \
+        == DISK['major']

@@ -14,6 +14,7 @@ import lan as lan_fixture
 import pytest
 
 from nova_vcloud import exception
+from nova_vcloud import userns
 from nova_vcloud.virt_docker.vif.network import Network
 
 INIT = 'trap exit TERM; while :; do sleep 1 & wait; done'
@@ -27,7 +28,9 @@ class Server:
         self.nics = nics
         self.lan = lan
         self.dockerd = dockerd
-        self.network = Network(str(dockerd.links), lan.name, lan.prefix)
+        ids = userns.of_engine(dockerd.engine.info())
+        self.network = Network(str(dockerd.links), lan.name, lan.prefix,
+                               ids=lambda: ids)
         self.network.plug(self.uuid, nics)
         self.id = dockerd.engine.create(f'nova-{self.uuid}', {
             'Image': dockerd_fixture.IMAGE,

@@ -35,8 +35,6 @@ def test_a_host_set_up_as_documented_has_no_problem():
     ({'ServerVersion': '19.03.15'}, ['19.03.15', '20.10']),
     ({'Driver': 'vfs'}, ['vfs', 'storage-driver', 'overlay2']),
     ({'LiveRestoreEnabled': False}, ['"live-restore": true']),
-    ({'SecurityOptions': ['name=seccomp,profile=default', 'name=userns']},
-     ['"userns-remap"', 'network namespace']),
     ({'Runtimes': {'runc': {'path': 'runc'}}},
      ['nova-vcloud', '"runtimes"', LINKS, 'daemon.json']),
     ({'Runtimes': {'nova-vcloud': {'path': 'x', 'runtimeArgs':
