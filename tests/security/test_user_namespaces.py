@@ -267,7 +267,7 @@ def carry(engine, name, other, target, archive):
     layers.pack(layers.upper(source), [], archive,
                 ids=userns.of_engine(engine.engine.info()))
     layers.unpack([archive], layers.upper(dest), layers.log(dest),
-                  userns.of_engine(other.engine.info()))
+                  1 << 20, userns.of_engine(other.engine.info()))
 
 
 def test_owners_are_kept_between_hosts_with_and_without(
@@ -313,7 +313,7 @@ def test_an_owner_that_no_server_has_is_refused(mapped, containers,
         tar.addfile(member, io.BytesIO())
     with pytest.raises(exception.MoveFailed, match='tar'):
         layers.unpack([str(archive)], layers.upper(target),
-                      layers.log(target), ids)
+                      layers.log(target), 1 << 20, ids)
 
 
 def test_a_view_is_the_servers_and_writes_as_it(tmp_path):
