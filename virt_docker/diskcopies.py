@@ -26,6 +26,7 @@ from nova_vcloud import layer_writer
 from nova_vcloud import privsep
 from nova_vcloud import userns
 from nova_vcloud.engine import Engine
+from nova_vcloud.virt_docker import container_nics
 from nova_vcloud.virt_docker import containers
 from nova_vcloud.virt_docker import layers
 from nova_vcloud.virt_docker import precopy
@@ -134,7 +135,7 @@ class DiskCopies:
         state = container['State']
         upper = layers.upper(container)
         if not state['Running'] or state['Paused']:
-            with containers.lock(uuid):
+            with container_nics.lock(uuid):
                 self._same(uuid, container['Id'])
                 layers.copy(upper, os.path.join(folder, layers.LAYER),
                             ids=userns.of_engine(self._engine.info()))
@@ -143,7 +144,7 @@ class DiskCopies:
         copied.here(os.path.join(folder, layers.LAYER))
         steps.reached('copied')
         changes = os.path.join(folder, _CHANGES)
-        with containers.lock(uuid), self._still(uuid, container['Id'],
+        with container_nics.lock(uuid), self._still(uuid, container['Id'],
                                                 folder):
             copied.changes(changes)
         layers.apply(changes, os.path.join(folder, layers.LAYER))

@@ -131,6 +131,18 @@ def unmount(path: str) -> None:
 
 
 @privsep.disk.entrypoint
+def size(path: str) -> int:
+    """Return the bytes that a directory has on disk."""
+    done = subprocess.run(
+        ['du', '--summarize', '--block-size=1', '--', path],
+        capture_output=True, check=False)
+    # A file may go while it looks.
+    if not done.stdout:
+        raise exception.MoveFailed(_words('du', done.stderr))
+    return int(done.stdout.split()[0])
+
+
+@privsep.disk.entrypoint
 def packed_size(path: str) -> int:
     """Return bytes that :func:`pack` does not write more than, of a directory.
     """
