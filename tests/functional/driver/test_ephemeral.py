@@ -171,7 +171,7 @@ def test_what_another_host_sends_is_a_file_in_its_place(tmp_path, name,
                     'disk.eph0'], cwd=tmp_path, check=True)
     store = ephemeral.Store(str(tmp_path / 'instances'), 'xfs')
     with pytest.raises(exception.MoveFailed, match=words), \
-            store.arrived('server', str(tmp_path), [name]):
+            store.arrived('server', str(tmp_path), [name], GIB):
         pass
     assert list(tmp_path.glob('instances/*')) == []
 
