@@ -16,6 +16,8 @@ import dataclasses
 import pathlib
 from typing import Any
 
+from nova_vcloud import userns
+
 #: That every container of a server has.
 SERVER_LABEL = 'org.openstack.nova.uuid'
 SYSCTL_ROOT = '/proc/sys'
@@ -85,6 +87,23 @@ BOUNDS = (
 )
 
 
+#: On a host with user namespaces, in place of those of root.
+MAPPED_BOUNDS = (
+    Bound('kernel.keys.maxkeys', 2000, 'servers are one user to the kernel, '
+          'and runc takes a key of that user for each'),)
+
+
+def bounds(mapped: bool) -> tuple[Bound, ...]:
+    """Return what matters on a host.
+
+    :param mapped: whether its servers have user namespaces
+    """
+    if not mapped:
+        return BOUNDS
+    return (*(bound for bound in BOUNDS if bound.why != _ROOT),
+            *MAPPED_BOUNDS)
+
+
 def sysctl(bound: Bound, found: int | None) -> Check:
     """Judge a sysctl.
 
@@ -132,6 +151,10 @@ def security(options: Iterable[str], apparmor: bool,
         else Check('seccomp profile', profile, 'servers may make every system '
                    'call', 'take "seccomp-profile" out of daemon.json, or use '
                    'an engine that was built with seccomp')
+    yield Check('user namespaces', 'used') if 'userns' in have else Check(
+        'user namespaces', 'not used', 'root in a server is root of the host '
+        'but for capabilities', 'move the servers away and add '
+        '"userns-remap": "default" to daemon.json')
     for name, on, fix in (
             ('apparmor', apparmor, ('install the package apparmor and restart '
              'the engine')),
@@ -167,7 +190,7 @@ def read(info: Mapping[str, Any], containers: Iterable[Mapping[str, Any]],
     :param containers: servers, as the engine lists them
     """
     places = {bound: pathlib.Path(root, bound.name.replace('.', '/'))
-              for bound in BOUNDS}
+              for bound in bounds(userns.is_on(info))}
     bridge = {path.name: int(path.read_text())
               for path in pathlib.Path(root, 'net/bridge').glob(
                   'bridge-nf-call-ip*tables')}

@@ -119,8 +119,6 @@ class Host:
         if self._ids:
             LOG.info('Root of a server is user %d of this host',
                      self._ids.root[0])
-        for text in users.warnings(info):
-            LOG.warning('%s', text)
         for each in host_checks.read(info, self._engine.containers(
                 spec.own_labels(self.name))):
             if each.problem:

@@ -17,9 +17,6 @@ from nova_vcloud.virt_docker import spec
 DAEMON_JSON = '"userns-remap": "default"'
 #: What an engine keeps of one map is in a directory with this name.
 _MAPPED = re.compile(r'\d+\.\d+')
-#: Of kernel.keys.maxkeys: each container takes one, of the same user.
-KEYS = pathlib.Path('/proc/sys/kernel/keys/maxkeys')
-_ENOUGH_KEYS = 2000
 
 
 def check(info: Mapping[str, Any], host: str, required: bool) -> list[str]:
@@ -54,27 +51,6 @@ def check(info: Mapping[str, Any], host: str, required: bool) -> list[str]:
             'made. Have it as it was, move the servers to another host, and '
             'change it then.')
     return problems
-
-
-def warnings(info: Mapping[str, Any], keys: pathlib.Path = KEYS) -> list[str]:
-    """Return what an operator should change, and servers run without.
-
-    :param info: ``GET /info`` of the engine
-    """
-    if not userns.is_on(info):
-        return [('Servers have no user namespaces here: root in a server is '
-                'root of the host but for capabilities, and servers share '
-                "root's inotify instances. Move the servers away, and add "
-                f'{DAEMON_JSON} to daemon.json.')]
-    try:
-        have = int(keys.read_text())
-    except (OSError, ValueError):
-        return []
-    if have >= _ENOUGH_KEYS:
-        return []
-    return [(f'All servers are one user to the kernel, with {have} keys, of '
-            'which runc takes one for each: set the sysctl '
-            f'kernel.keys.maxkeys to {_ENOUGH_KEYS} or more.')]
 
 
 @privsep.disk.entrypoint

@@ -44,8 +44,24 @@ def test_seccomp(options, fine):
     (['name=selinux'], (True, True), {'apparmor': False, 'selinux': True})])
 def test_a_security_module_that_the_kernel_has_is_to_be_used(
         options, on, said):
-    _seccomp, *found = host_checks.security(options, *on)
+    _seccomp, _users, *found = host_checks.security(options, *on)
     assert {check.name: not check.problem for check in found} == said
+
+
+@pytest.mark.parametrize(('options', 'fine'), [
+    (['name=userns'], True), (['name=seccomp,profile=default'], False)])
+def test_user_namespaces(options, fine):
+    _seccomp, check, *_ = host_checks.security(options, False, False)
+    assert (not check.problem) is fine
+    assert fine or 'userns-remap' in check.fix
+
+
+def test_what_is_of_root_matters_where_servers_are_root():
+    of_root, mapped = ({bound.name for bound in host_checks.bounds(on)}
+                       for on in (False, True))
+    assert of_root - mapped == {'fs.inotify.max_user_instances',
+                                'fs.inotify.max_user_watches'}
+    assert mapped - of_root == {'kernel.keys.maxkeys'}
 
 
 def test_servers_with_a_health_check_are_named():
@@ -87,7 +103,8 @@ def test_the_example_is_what_is_checked():
     text = (ROOT / 'etc/nova-vcloud/sysctl.example').read_text()
     assert [line for line in text.splitlines()
             if not line.startswith('#')] == [
-                bound.line for bound in host_checks.BOUNDS]
+                bound.line for bound in (
+                    *host_checks.BOUNDS, *host_checks.MAPPED_BOUNDS)]
 
 
 def test_the_label_is_that_of_servers():

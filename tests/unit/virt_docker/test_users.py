@@ -30,10 +30,8 @@ def container(root, labels):
         json.dumps({'Config': {'Labels': labels}}))
 
 
-def test_an_engine_without_is_fine_and_warned_about(tmp_path):
+def test_an_engine_without_is_fine(tmp_path):
     assert users.check(info(tmp_path, False), HOST, required=False) == []
-    said, = users.warnings(info(tmp_path, False))
-    assert users.DAEMON_JSON in said
 
 
 def test_who_requires_them_is_told(tmp_path):
@@ -66,14 +64,3 @@ def test_servers_under_another_map_are_noticed(tmp_path, monkeypatch, here,
     if counts:
         assert str(tmp_path / there) in said[0]
         assert 'userns-remap' in said[0]
-
-
-@pytest.mark.parametrize(('text', 'warns'), [
-    ('200', True), ('20000', False), ('none', False)])
-def test_keys_that_do_not_suffice_are_warned_about(tmp_path, text, warns):
-    keys = tmp_path / 'maxkeys'
-    keys.write_text(text)
-    said = users.warnings(info(tmp_path, True), keys)
-    assert len(said) == warns
-    if warns:
-        assert 'kernel.keys.maxkeys' in said[0]
