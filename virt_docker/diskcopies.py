@@ -29,6 +29,7 @@ from nova_vcloud.engine import Engine
 from nova_vcloud.virt_docker import container_nics
 from nova_vcloud.virt_docker import containers
 from nova_vcloud.virt_docker import layers
+from nova_vcloud.virt_docker import listing
 from nova_vcloud.virt_docker import precopy
 from nova_vcloud.virt_docker import steps
 from nova_vcloud.virt_docker import transport
@@ -258,16 +259,13 @@ def apparent(layer: str) -> int:
 
     The guest changes it meanwhile: ``find`` does not let itself be led out.
 
-    :raises MoveFailed: with find's words
+    :raises MoveFailed: as of :func:`listing.lines`
     """
-    done = subprocess.run(
-        ['find', layer, '-type', 'f', '-printf', '%n %i %s\\n'],
-        capture_output=True, check=False)
-    if done.returncode and not os.path.isdir(layer):
-        raise exception.MoveFailed(f'find: no directory {layer}')
     total, linked = 0, {}
-    for line in done.stdout.splitlines():
-        links, inode, size = line.split()
+    for line in listing.lines(layer, '%y %n %i %s'):
+        kind, links, inode, size, _path = line.split(b' ', 4)
+        if kind != b'f':
+            continue
         if links == b'1':
             total += int(size)
         else:

@@ -145,13 +145,11 @@ def size(path: str) -> int:
 @privsep.disk.entrypoint
 def packed_size(path: str) -> int:
     """Return bytes that :func:`pack` does not write more than, of a directory.
+
+    :raises MoveFailed: as of :func:`listing.lines`
     """
-    done = subprocess.run(['find', path, '-printf', '%b %P\\0'],
-                          capture_output=True, check=False)
-    if done.returncode and not os.path.isdir(path):
-        raise exception.MoveFailed(f'find: no directory {path}')
     size = 0
-    for line in done.stdout.split(b'\0')[:-1]:
+    for line in listing.lines(path, '%b'):
         blocks, _space, name = line.partition(b' ')
         size += 512 * int(blocks) + _HEADERS + 2 * len(name)
     return size
@@ -205,7 +203,7 @@ def look(layer: str, seen: str) -> None:
     """Note what there is in a layer, for :func:`pack_changes`.
 
     :param seen: path of the file for it
-    :raises MoveFailed: with find's words
+    :raises MoveFailed: as of :func:`listing.lines`; or there is too much
     """
     # What processes have mapped changes no time of a file until the next
     # write to it: the kernel sees that one only once the page is clean.
@@ -215,12 +213,15 @@ def look(layer: str, seen: str) -> None:
 
 
 def _find(layer: str) -> bytes:
-    done = subprocess.run(['find', layer, '-printf', listing.FORMAT],
-                          capture_output=True, check=False)
-    # A file may go while it looks; the next look knows.
-    if done.returncode and not os.path.isdir(layer):
-        raise exception.MoveFailed(f'find: no directory {layer}')
-    return done.stdout
+    """Return what there is in a layer, for :func:`listing.parse`."""
+    found = bytearray()
+    for line in listing.lines(layer, listing.FIELDS):
+        found += line + b'\0'
+        if len(found) > MAX_KEPT:
+            raise exception.MoveFailed(
+                'the names of the files of the server take more than '
+                f'{MAX_KEPT >> 20} MiB; remove some')
+    return bytes(found)
 
 
 @privsep.disk.entrypoint

@@ -9,13 +9,23 @@ owner or attribute. Only the way to it may change unseen.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from collections.abc import Iterator
 import dataclasses
 import os
 import shutil
 import stat
+import subprocess
+from typing import IO
+from typing import cast
 
-#: For ``find -printf``: type, inode, size, status change, path below the top.
-FORMAT = '%y %i %s %C@ %P\\0'
+from nova_vcloud import exception
+
+#: For :func:`lines`: type, inode, size, status change.
+FIELDS = '%y %i %s %C@'
+#: Bytes of a path below the top. tar unpacks ``./PATH``, of which the kernel
+#: takes 4096 with the NUL (PATH_MAX).
+MAX_PATH = 4096 - len('./') - 1
+_CHUNK = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +43,50 @@ class Entry:
 
 
 Listing = dict[bytes, Entry]
+
+
+def lines(top: str, fields: str) -> Iterator[bytes]:
+    """Yield what ``find`` says of each file of a directory.
+
+    A guest works in it, and may nest directories as deep as it likes: each
+    line has a whole path, and all of them would be as long as its square.
+
+    :param fields: of ``find -printf``, with a space between them; the path
+        below the top follows
+    :raises MoveFailed: there is no such directory, or a path in it that no
+        archive is unpacked to
+    """
+    with subprocess.Popen(
+            ['find', top, '-printf', f'{fields} %P\\0'],
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as find:
+        try:
+            yield from _lines(cast('IO[bytes]', find.stdout),
+                              len(fields.split()))
+        except BaseException:
+            find.kill()
+            raise
+    # A file may go while it looks; the next look knows.
+    if find.returncode and not os.path.isdir(top):
+        raise exception.MoveFailed(f'find: no directory {top}')
+
+
+def _lines(said: IO[bytes], fields: int) -> Iterator[bytes]:
+    rest = b''
+    while chunk := said.read(_CHUNK):
+        *whole, rest = (rest + chunk).split(b'\0')
+        for line in whole:
+            _check(line, fields)
+            yield line
+        _check(rest, fields)
+
+
+def _check(line: bytes, fields: int) -> None:
+    path = line.split(b' ', fields)[fields:]
+    if path and len(path[0]) > MAX_PATH:
+        raise exception.MoveFailed(
+            f'a path of the server has more than {MAX_PATH} bytes, and no '
+            'archive is unpacked to it; shorten it: '
+            f'{path[0][:60].decode(errors="replace")}...')
 
 
 def parse(said: bytes) -> Listing:
