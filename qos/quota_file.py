@@ -277,7 +277,9 @@ def _move(place: str, path: str, size: int, whole: bool) -> None:
         # Without the mount the engine cannot start it on an empty disk, and
         # still finds what it needs to remove it.
         for name in _WRITTEN:
-            shutil.rmtree(name, dir_fd=below)
+            # Not shutil: a guest may nest deeper than Python can call.
+            rootfs.tool('rm', '-rf', '--one-file-system', '--',
+                        f'/proc/{os.getpid()}/fd/{below}/{name}')
 
 
 def _clear(unfinished: str, place: str | None) -> None:

@@ -109,3 +109,12 @@ def unpack_file(path: str, folder: str, name: str, most: int) -> None:
         os.fchown(fd, owner.st_uid, owner.st_gid)
     finally:
         os.close(fd)
+
+
+@privsep.disk.entrypoint
+def remove(folder: str) -> None:
+    """Remove the directory of :func:`unpack_file`; absent is fine."""
+    # Not shutil: an archive may have directories that are nested deeper than
+    # Python can call.
+    subprocess.run(['rm', '-rf', '--one-file-system', '--', folder],
+                   check=False, capture_output=True)

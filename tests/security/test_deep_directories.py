@@ -6,24 +6,30 @@ import os
 import pathlib
 import resource
 import subprocess
+import sys
 
 import pytest
+import transfers
 
 from nova_vcloud import exception
+from nova_vcloud import spool as spools
 from nova_vcloud.virt_docker import diskcopies
 from nova_vcloud.virt_docker import layers
 from nova_vcloud.virt_docker import listing
+from nova_vcloud.virt_docker.volumes import ephemeral
 
 MIB = 1 << 20
+DEEP = 1900  # Python calls 1000, and tar takes 4096 bytes of names
+SERVER = '11111111-2222-4333-8444-555566667777'
 
 
 def nest(top: pathlib.Path, depth: int, name: str) -> None:
     """Make directories in each other, as whoever is inside can."""
-    subprocess.run(
-        ['python3', '-c', 'import os, sys\n'
-         'for _ in range(int(sys.argv[1])):\n'
-         '    os.mkdir(sys.argv[2]); os.chdir(sys.argv[2])\n',
-         str(depth), name], cwd=top, check=True)
+    program = ('import os, sys\n'
+               'for _ in range(int(sys.argv[1])):\n'
+               '    os.mkdir(sys.argv[2]); os.chdir(sys.argv[2])\n')
+    subprocess.run([sys.executable, '-c', program, str(depth), name],
+                   cwd=top, check=True)
 
 
 @pytest.fixture
@@ -48,9 +54,8 @@ def memory(size: int):
 
 
 @pytest.mark.parametrize('look', [
-    lambda path, notes: layers.packed_size(path),
-    lambda path, notes: layers.look(path, notes),
-    lambda path, notes: diskcopies.apparent(path)],
+    lambda path, _notes: layers.packed_size(path), layers.look,
+    lambda path, _notes: diskcopies.apparent(path)],
     ids=['move', 'copy', 'snapshot'])
 def test_a_look_takes_no_memory_for_paths(layer, tmp_path, budget, look):
     """1500 directories had 274 MiB of paths, and ten times as many 27 GiB."""
@@ -86,3 +91,49 @@ def test_what_can_be_copied_is_not_refused(layer, tmp_path, size):
             step()
     copied = sum(len(names) for _path, _below, names in os.walk(target))
     assert copied == fits
+
+
+def test_directories_that_are_gone_are_removed(layer):
+    """The guest has removed them between the copy and its stop."""
+    for name in ('one', 'two'):
+        (layer / name).mkdir()
+        nest(layer / name, DEEP, 'd')
+    listing.prune(str(layer), b'D\0Done\0')
+    assert list(layer.iterdir()) == [layer / 'one']
+    assert list((layer / 'one').iterdir()) == []
+
+
+@pytest.mark.parametrize('lies', ['directories', 'file', 'link'])
+def test_what_the_receivers_account_leaves_is_removed(tmp_path, lies):
+    top, victim = tmp_path / 'spool', tmp_path / 'victim'
+    victim.mkdir()
+    (victim / 'file').touch()
+    spool = spools.Spool(str(top))
+    spool.make()
+    transfers.admit(top, SERVER)
+    place = top / SERVER
+    if lies == 'directories':
+        place.mkdir()
+        nest(place, 3 * DEEP, 'd')
+    elif lies == 'file':
+        place.touch()
+    else:
+        place.symlink_to(victim)
+    spool.drop(SERVER)
+    assert list(top.iterdir()) == []
+    assert list(victim.iterdir()) == [victim / 'file']
+
+
+def test_a_disk_that_is_directories_leaves_nothing(tmp_path):
+    source, spool = tmp_path / 'source', tmp_path / 'spool'
+    (source / 'disk.eph0').mkdir(parents=True)
+    spool.mkdir()
+    nest(source / 'disk.eph0', DEEP, 'd')
+    subprocess.run(['tar', '-C', source, '-cf', spool / 'disk.eph0.tar',
+                    'disk.eph0'], check=True)
+    store = ephemeral.Store(str(tmp_path / 'disks'), 'ext4')
+    with pytest.raises(exception.MoveFailed, match='come as no file'), \
+            store.arrived(SERVER, str(spool), ['disk.eph0'], MIB):
+        pass
+    assert not (tmp_path / 'disks' / SERVER).exists()
+    subprocess.run(['rm', '-rf', '--', source], check=True)

@@ -296,7 +296,7 @@ class Store:
         """Remove the files of a server's disks; none is fine."""
         for path in self._path(uuid).glob(_FILES):
             path.unlink(missing_ok=True)
-        shutil.rmtree(self._path(uuid, _ARRIVING), ignore_errors=True)
+        received.remove(str(self._path(uuid, _ARRIVING)))
         with contextlib.suppress(OSError):  # not ours alone, or not there
             self._path(uuid).rmdir()
 
