@@ -89,6 +89,9 @@ def unpack_file(path: str, folder: str, name: str, most: int) -> None:
     :param most: bytes that the file may have
     :raises MoveFailed: the archive has something else
     """
+    if most <= 0:  # which means no bound to what unpacks it
+        raise exception.MoveFailed(
+            f'{name} has come, and the flavor allows no such disk')
     with opened(path) as source:
         extract(source, folder, ['--no-same-owner', '--sparse'], name, most)
     # A link to a file of this host would be that file.

@@ -338,3 +338,14 @@ def test_a_disk_of_holes_is_no_larger(host):
     with pytest.raises(exception.MoveFailed, match='more than 1048576 bytes'):
         received.unpack_file(str(path), str(host.top / 'into'), 'disk.eph0',
                              1 << 20)
+
+
+@pytest.mark.parametrize('left', [0, -1])
+def test_no_disk_comes_for_a_flavor_without_one(host, left):
+    """A bound of no bytes is one."""
+    path = host.archive('disk.eph0.tar', ('disk.eph0', FILE, b'x' * 8192))
+    (host.top / 'into').mkdir()
+    with pytest.raises(exception.MoveFailed, match='allows no such disk'):
+        received.unpack_file(str(path), str(host.top / 'into'), 'disk.eph0',
+                             left)
+    assert list((host.top / 'into').iterdir()) == []
