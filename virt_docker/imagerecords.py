@@ -66,6 +66,19 @@ class Records:
                               external=True, lock_path=self._lock_path,
                               blocking=blocking)
 
+    def counted(self, project: str) -> contextlib.AbstractContextManager[Any]:
+        """Keep other images of a project from being loaded meanwhile.
+
+        What one takes is known when it is there: those that come at once
+        would each be let have all that is left.
+
+        :param project: '' for one without a bound
+        """
+        if not project:
+            return contextlib.nullcontext()
+        return lockutils.lock(f'project-{project}', 'nova-vcloud-',
+                              external=True, lock_path=self._lock_path)
+
     @contextlib.contextmanager
     def building(self, image_id: str) -> Iterator[None]:
         """Tell others that a server is being built of an image."""

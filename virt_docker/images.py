@@ -166,6 +166,14 @@ class ImageStore:
               ) -> dict[str, Any]:
         """Load an image; return the engine's description of it."""
         project = _owner(context, image_meta)
+        with self.records.counted(
+                project if self.room.bounds.max_project_gb else ''):
+            return self._load_of(project, context, image_id, image_meta,
+                                 root_gb)
+
+    def _load_of(self, project: str, context: Any, image_id: str,
+                 image_meta: objects.ImageMeta, root_gb: int
+                 ) -> dict[str, Any]:
         bounds = self._bounds(project, image_meta, root_gb)
         scale = unpacked.Scale(min(bounds), self.room.free().files // 2)
         with self._undone(image_id, project, bounds):

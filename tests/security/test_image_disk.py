@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Builds that fail fill no disk, and one project's images not another's."""
 
+from concurrent import futures
 import json
 import threading
 import uuid
@@ -195,6 +196,26 @@ def test_images_in_use_are_a_reason_to_refuse(dockerd, tmp_path):
             dockerd.engine.remove(container)
         build(host, more)
         assert not host.there(used)
+
+
+def test_images_that_come_at_once_are_counted_together(dockerd, tmp_path):
+    """Each of them would fit, and no two of them do."""
+    with bounded(dockerd, tmp_path, max_project_gb=0.05) as host:
+        ids = [host.upload(content(40 * MIB), owner='eve') for _ in range(4)]
+        together = threading.Barrier(len(ids))
+
+        def one(image_id):
+            together.wait()
+            build(host, image_id)
+
+        with futures.ThreadPoolExecutor(len(ids)) as pool:
+            builds = [pool.submit(one, each) for each in ids]
+        errors = [each.exception() for each in builds]
+        assert len([each for each in errors if not each]) == 1
+        assert all(isinstance(
+            each, nova_exception.ComputeResourcesUnavailable)
+            for each in errors if each), errors
+        assert sum(map(host.there, ids)) == 1
 
 
 def test_a_full_disk_has_no_image_that_nobody_needs(dockerd, tmp_path):
