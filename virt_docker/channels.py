@@ -25,6 +25,7 @@ from nova_vcloud import listener
 
 CHUNK = 1 << 20
 CONNECT_TIMEOUT = 10  # seconds
+MAX_LINE = 4096  # bytes of an answer; the rest of a longer one is not read
 
 
 class Channel(Protocol):
@@ -39,7 +40,7 @@ class Channel(Protocol):
     def line(self) -> bytes:
         """Return the next line; nothing at the end.
 
-        :raises OSError: it was cut off
+        :raises OSError: it was cut off, or is too long
         """
 
     def spoke(self) -> bool:
@@ -124,7 +125,7 @@ class _Program:
             view = view[self._sink.write(view):]
 
     def line(self) -> bytes:
-        return cast('IO[bytes]', self._process.stdout).readline()
+        return _line(cast('IO[bytes]', self._process.stdout))
 
     def spoke(self) -> bool:
         return _readable(cast('IO[bytes]', self._process.stdout))
@@ -207,7 +208,7 @@ class _Socket:
         self._connection.sendall(data)
 
     def line(self) -> bytes:
-        return self._lines.readline()
+        return _line(self._lines)
 
     def spoke(self) -> bool:
         return bool(self._connection.pending()) or _readable(self._connection)
@@ -221,6 +222,14 @@ class _Socket:
     def kill(self) -> None:
         self._lines.close()
         self._connection.close()
+
+
+def _line(source: IO[bytes]) -> bytes:
+    """Return a line of another host, of which nothing is believed."""
+    line = source.readline(MAX_LINE)
+    if len(line) == MAX_LINE and not line.endswith(b'\n'):
+        raise OSError(f'it says more than {MAX_LINE} bytes in a line')
+    return line
 
 
 def _readable(source: Any) -> bool:

@@ -9,6 +9,7 @@ import os
 import pathlib
 import random
 import socket
+import ssl
 import threading
 import time
 
@@ -22,6 +23,7 @@ from nova_vcloud import exception
 from nova_vcloud import listener
 from nova_vcloud import receiver
 from nova_vcloud import spool as spools
+from nova_vcloud.virt_docker import channels
 from nova_vcloud.virt_docker import transport as transports
 
 SERVER = '11111111-2222-4333-8444-555566667777'
@@ -199,6 +201,42 @@ def test_a_request_is_small(transport, spool):
     with session(transport) as found, refused('a request of'):
         begin(found, manifest='x' * (receiver.MAX_REQUEST + 1))
     assert files(spool) == []
+
+
+@contextlib.contextmanager
+def talking_ssh(folder, spool):
+    """A host that has taken another's place, and says zeros without end."""
+    with sshd.private(folder, spool, 'cat /dev/zero') as found:
+        yield found
+
+
+@contextlib.contextmanager
+def talking_tls(folder, _spool):
+    ca = certificates.authority(folder)
+    cert, key = map(str, certificates.certificate(ca, folder, sshd.ADDRESS))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+
+    def talk():
+        with contextlib.suppress(OSError), context.wrap_socket(
+                port.accept()[0], server_side=True) as tls:
+            while True:
+                tls.sendall(bytes(MIB))
+    with socket.create_server((sshd.ADDRESS, 0)) as port:
+        thread = threading.Thread(target=talk)
+        thread.start()
+        yield channels.Tls(port.getsockname()[1], cert, key, str(ca))
+        thread.join()
+
+
+@pytest.mark.parametrize('talking', [talking_ssh, talking_tls])
+def test_a_host_that_is_sent_to_says_little(tmp_path, spool, talking):
+    """The sender does not read for ever what has no end."""
+    folder = tmp_path / 'keys'
+    folder.mkdir()
+    with talking(folder, spool) as found, \
+            refused('more than 4096 bytes in a line'):
+        transports.Session(found, sshd.ADDRESS)
 
 
 def noise(chance):
