@@ -37,6 +37,9 @@ MAX_MANIFEST = 64 << 10  # bytes
 RESERVE = 64 << 20
 #: Seconds from the admission until the sender must have begun.
 EXPIRES = 600
+#: Seconds for which what is free is counted by another, at most: the
+#: receiver's account can hold the lock as long as it likes.
+LOCK_TIMEOUT = 10.0
 #: Bytes that may wait for the disk. It writes while more comes and the server
 #: runs, not when it is down: for each unmount of a root filesystem the kernel
 #: waits for all that is dirty on the file system it lies on (ovl_sync_fs).
@@ -139,6 +142,8 @@ class Spool:
         :raises Refused: there is no room, or a name that no file has
         """
         check_files(admission.files)
+        if admission.size < 0:
+            raise Refused(f'a server of {admission.size} bytes')
         with self._locked() as top:
             self._check_room(server, admission.size)
             temporary = f'{_checked(server)}.new'
@@ -157,10 +162,18 @@ class Spool:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[int]:
-        """Yield the directory while nobody else counts what is free."""
+        """Yield the directory while nobody else counts what is free.
+
+        :raises Refused: somebody does so for too long
+        """
         top = _open_folder(self._path)
+        deadline = time.monotonic() + LOCK_TIMEOUT
         try:
-            fcntl.flock(top, fcntl.LOCK_EX)
+            while not _try_lock(top):
+                if time.monotonic() > deadline:
+                    raise Refused(f'{self._path} is locked by another '
+                                  'process (lslocks(8) names it)')
+                time.sleep(0.01)
             yield top
         finally:
             os.close(top)
@@ -375,8 +388,28 @@ def _checked(server: str) -> str:
     return server
 
 
+def _try_lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def _parsed(f: IO[bytes]) -> Admission:
-    return Admission(**json.loads(f.read(MAX_MANIFEST)))
+    """Return what is in the file of an admission.
+
+    :raises ValueError: nova-compute has not written that
+    :raises TypeError: the same
+    """
+    try:
+        found = Admission(**json.loads(f.read(MAX_MANIFEST)))
+    except RecursionError as e:
+        raise ValueError('no admission') from e
+    if (not isinstance(found.size, int) or found.size < 0
+            or not isinstance(found.expires, int | float)):
+        raise ValueError('no admission')
+    return found
 
 
 def _remove(path: str) -> None:

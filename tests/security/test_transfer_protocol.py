@@ -4,7 +4,9 @@
 import concurrent.futures
 import contextlib
 import dataclasses
+import fcntl
 import io
+import json
 import os
 import pathlib
 import random
@@ -292,6 +294,41 @@ def test_what_is_announced_adds_up(spool, monkeypatch):
     here.drop(SERVER)
     transfers.admit(spool, SERVER, 20 * MIB, expires=-1)
     transfers.admit(spool, OTHER, 70 * MIB)
+
+
+def test_no_size_makes_room_for_others(spool):
+    with pytest.raises(spools.Refused, match='a server of -1 bytes'):
+        transfers.admit(spool, OTHER, -1)
+
+
+@pytest.mark.parametrize('forged', [
+    '[' * 50_000, '{}', '{"size": 1}', json.dumps(
+        {**spools.Admission('', '', '', -(1 << 60), [], 1e12)._asdict()}),
+    json.dumps({**spools.Admission('', '', '', 0, [], 0)._asdict(),
+                'size': '9'}),
+    json.dumps({**spools.Admission('', '', '', 0, [], 0)._asdict(),
+                'expires': 'never'})])
+def test_what_the_receivers_account_writes_is_no_admission(spool, forged):
+    """It owns the directory; nova-compute counts what it has admitted."""
+    (spool / f'{OTHER}.admission').write_text(forged)
+    found = spools.Spool(str(spool))
+    assert found.admission(OTHER) is None
+    with pytest.raises(spools.Refused, match='has room for'):
+        transfers.admit(spool, SERVER, 1 << 59)
+    transfers.admit(spool, SERVER)
+    found.drop(OTHER)
+
+
+def test_a_lock_that_is_kept_keeps_no_thread(spool, monkeypatch):
+    monkeypatch.setattr(spools, 'LOCK_TIMEOUT', 0.1)
+    fd = os.open(spool, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        with pytest.raises(spools.Refused, match='is locked'):
+            transfers.admit(spool, SERVER)
+    finally:
+        os.close(fd)
+    transfers.admit(spool, SERVER)
 
 
 def test_the_reserve_stays_while_it_is_sent(spool, monkeypatch):
