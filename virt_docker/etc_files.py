@@ -18,6 +18,7 @@ from typing import Any
 from oslo_log import log
 
 from nova_vcloud import privsep
+from nova_vcloud import regular_files
 from nova_vcloud.virt_docker import names
 from nova_vcloud.virt_docker.addresses import Nic
 
@@ -110,15 +111,13 @@ def _etc(pid: int, container_id: str) -> Iterator[int | None]:
 def _read(folder: int, path: str) -> str | None:
     """Return a file's text; None for what is none that we wrote."""
     try:
-        fd = os.open(os.path.basename(path), os.O_RDONLY | os.O_NOFOLLOW
-                     | os.O_NONBLOCK, dir_fd=folder)
+        with regular_files.open_to_read(os.path.basename(path),
+                                        folder) as file:
+            if os.fstat(file.fileno()).st_size > MAX_SIZE:
+                return None
+            return file.read(MAX_SIZE).decode(errors='surrogateescape')
     except OSError:
         return None
-    with open(fd, 'rb') as file:
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_SIZE:
-            return None
-        return file.read(MAX_SIZE).decode(errors='surrogateescape')
 
 
 def _replace(folder: int, path: str, text: str) -> None:

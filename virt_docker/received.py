@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import contextlib
 import os
 import signal
-import stat
 import subprocess
 from typing import IO
 from typing import cast
 
 from nova_vcloud import exception
 from nova_vcloud import privsep
+from nova_vcloud import regular_files
 from nova_vcloud import spool
 from nova_vcloud.virt_docker import confine
 
@@ -96,22 +96,19 @@ def unpack_file(path: str, folder: str, name: str, most: int) -> None:
         extract(source, folder, ['--no-same-owner', '--sparse'], name, most)
     # A link to a file of this host would be that file.
     try:
-        fd = os.open(os.path.join(folder, name),
-                     os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        file = regular_files.open_to_read(os.path.join(folder, name))
     except OSError as e:
         raise exception.MoveFailed(f'{name} has come as no file') from e
-    try:
-        status, owner = os.fstat(fd), os.stat(folder)
-        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+    with file:
+        status, owner = os.fstat(file.fileno()), os.stat(folder)
+        if status.st_nlink != 1:
             raise exception.MoveFailed(f'{name} has come as no file')
         if status.st_size > most:
             raise exception.MoveFailed(
                 f'{name} has {status.st_size} bytes, and the flavor allows '
                 f'{most}')
-        os.fchmod(fd, 0o600)
-        os.fchown(fd, owner.st_uid, owner.st_gid)
-    finally:
-        os.close(fd)
+        os.fchmod(file.fileno(), 0o600)
+        os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
 
 
 @privsep.disk.entrypoint
