@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 import contextlib
 import ctypes
+import errno
 import os
 from typing import Any
 
@@ -23,6 +24,7 @@ _OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 428, 429, 442
 _OPEN_TREE_CLONE = 1
 _OPEN_TREE_CLOEXEC = os.O_CLOEXEC
 _MOVE_MOUNT_F_EMPTY_PATH = 4
+_MOUNT_ATTR_NOSUID, _MOUNT_ATTR_NODEV, _MOUNT_ATTR_NOEXEC = 2, 4, 8
 _MOUNT_ATTR_IDMAP = 0x00100000
 _AT_EMPTY_PATH = 0x1000
 _AT_FDCWD = -100
@@ -40,16 +42,28 @@ class _Attributes(ctypes.Structure):
 def view(path: str, ids: userns.IdMap | None) -> Iterator[str]:
     """Have a directory as who is inside user namespaces of ``ids`` sees it.
 
-    Mounts below it are not in there.
+    No device in it can be opened: who reads the directory of a server that
+    runs finds a device where a file was a moment ago. Mounts below it are not
+    in there.
 
+    :param ids: None: owners are as they are; then a kernel before KERNEL
+        gives the directory itself, with its devices
     :returns: its path, for this process and its children
     :raises OSError: the kernel or the file system cannot
     """
-    if ids is None:
-        yield path
-        return
-    with _clone(path, ids.turned()) as found:
-        yield f'/proc/{os.getpid()}/fd/{found}/.'  # no link for find(1)
+    with contextlib.ExitStack() as undo:
+        try:
+            found = undo.enter_context(
+                _clone(path, ids.turned()) if ids else tree(path))
+            _set(found, attr_set=_MOUNT_ATTR_NOSUID | _MOUNT_ATTR_NODEV
+                 | _MOUNT_ATTR_NOEXEC)
+        except OSError as e:
+            if ids or e.errno != errno.ENOSYS:
+                raise
+            seen = path
+        else:
+            seen = f'/proc/{os.getpid()}/fd/{found}/.'  # no link for find(1)
+        yield seen
 
 
 def show(source: str, path: str, ids: userns.IdMap) -> None:
@@ -115,11 +129,15 @@ def _clone(path: str, ids: userns.IdMap) -> Iterator[int]:
     """Have a mount whose ids on disk are those inside of ``ids``."""
     with tree(path) as found:
         with namespace(ids) as user:
-            wanted = _Attributes(attr_set=_MOUNT_ATTR_IDMAP, userns_fd=user)
-            _check(_libc().syscall(
-                _MOUNT_SETATTR, found, b'', _AT_EMPTY_PATH,
-                ctypes.byref(wanted), ctypes.sizeof(wanted)))
+            _set(found, attr_set=_MOUNT_ATTR_IDMAP, userns_fd=user)
         yield found
+
+
+def _set(mount: int, **attributes: int) -> None:
+    wanted = _Attributes(**attributes)
+    _check(_libc().syscall(
+        _MOUNT_SETATTR, mount, b'', _AT_EMPTY_PATH, ctypes.byref(wanted),
+        ctypes.sizeof(wanted)))
 
 
 def _libc() -> Any:

@@ -19,13 +19,16 @@ import computehost
 import pytest
 
 from nova_vcloud import exception
+from nova_vcloud import idmounts
 from nova_vcloud import regular_files
+from nova_vcloud import userns
 from nova_vcloud.virt_docker import etc_files
 from nova_vcloud.virt_docker import received
 from nova_vcloud.virt_docker import spec
 
 NULL = os.makedev(1, 3)
 IN_OPEN = 0x20  # inotify(7)
+IDS = userns.IdMap(((0, 100000, 65536),), ((0, 100000, 65536),))
 
 
 @pytest.fixture
@@ -94,6 +97,21 @@ def test_a_node_that_another_host_sends_as_a_disk(tmp_path):
             received.unpack_file(str(path), str(folder), 'disk', 1 << 20)
         assert stat.S_ISCHR(os.stat(folder / 'disk').st_mode)
         assert not seen()
+
+
+@pytest.mark.parametrize('ids', [None, IDS], ids=['host', 'mapped'])
+def test_none_opens_where_tar_reads_what_a_server_changes(tmp_path, ids):
+    """tar looks at a file, and opens it when it may be another one."""
+    path = node(tmp_path / 'node')
+    (tmp_path / 'plain').write_text('text')
+    for each in (tmp_path, tmp_path / 'node', tmp_path / 'plain'):
+        os.chown(each, 100000, 100000)
+    os.close(os.open(path, os.O_RDONLY))  # nothing else forbids it
+    with idmounts.view(str(tmp_path), ids) as seen:
+        assert stat.S_ISCHR(os.lstat(f'{seen}/node').st_mode)
+        assert pathlib.Path(seen, 'plain').read_text() == 'text'
+        with pytest.raises(PermissionError):
+            os.open(f'{seen}/node', os.O_RDONLY)
 
 
 @pytest.mark.parametrize('kind', ['node', 'pipe', 'link', 'folder', 'gone'])
