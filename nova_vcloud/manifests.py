@@ -29,6 +29,7 @@ ACCEPTED = (f'{_OCI}manifest.v1+json', f'{_DOCKER}v2+json', *INDEXES)
 _LAYERS = (f'{_OCI}layer.v1.tar', f'{_OCI}layer.v1.tar+gzip',
            'application/vnd.docker.image.rootfs.diff.tar.gzip',
            'application/vnd.docker.image.rootfs.diff.tar')
+_SHOWN = 200  # characters of what a registry says, in an error
 _DIGEST = re.compile(r'sha256:[0-9a-f]{64}')
 #: platform.machine() -> architectures of images it can run, the first best.
 RUNS = {
@@ -103,6 +104,9 @@ def _of_machine(entries: list[Any], machine: str) -> Blob:
     for entry in entries:
         platform = entry.get('platform') if isinstance(entry, dict) else None
         where = platform or {'os': 'linux', 'architecture': ''}
+        if not isinstance(where, dict):
+            raise InvalidImageArchive(
+                'its index has a platform that is not an object')
         if where.get('os') == 'linux':
             by_architecture.setdefault(
                 str(where.get('architecture')), entry)
@@ -111,7 +115,7 @@ def _of_machine(entries: list[Any], machine: str) -> Blob:
             return _blob(by_architecture[name])
     raise InvalidImageArchive(
         f'it has no variant for {machine} under linux, only for '
-        f'{", ".join(sorted(by_architecture)) or "others"}')
+        f'{", ".join(sorted(by_architecture))[:_SHOWN] or "others"}')
 
 
 def _layer(entry: Any) -> Blob:
