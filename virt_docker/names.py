@@ -82,7 +82,8 @@ def renewed(hosts: str, own: str, made: str, hostname: str,
         changed[HOSTNAME_PATH] = f'{spec.kernel_hostname(hostname)}\n'
     if ours:
         place = lines.index(ours[0])
-        others = [line for line in lines[place:] if line not in ours]
+        known = set(ours)  # there may be thousands of either
+        others = [line for line in lines[place:] if line not in known]
         changed[HOSTS_PATH] = ''.join(
             [*lines[:place], _own_lines(hostname, given), *others])
     before = {HOSTS_PATH: hosts, HOSTNAME_PATH: own}
