@@ -94,6 +94,8 @@ def test_the_daemon_has_the_listed_capabilities_only(lan, links_path):
     mask = int(re.search(r'CapEff:\s*(\w+)', done.stdout)[1], 16)
     assert {cap for cap in range(64) if mask >> cap & 1} == {
         capabilities.CAP_NET_ADMIN, capabilities.CAP_NET_RAW,
+        capabilities.CAP_DAC_OVERRIDE, capabilities.CAP_SETGID,
+        capabilities.CAP_SETUID, capabilities.CAP_SYS_PTRACE,
         capabilities.CAP_SYS_ADMIN}
 
 
