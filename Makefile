@@ -23,7 +23,7 @@ lint:  ## Run the checks that run no code: ruff, mypy, shell, docs
 $(LAYERS):  ## One layer
 	tests/run $(@:test-%=%)
 
-test-security:  ## Attacks and fuzzers at length (15 min); NOVA_VCLOUD_SEED
+test-security:  ## Attacks and fuzzers at length (an hour)
 	NOVA_VCLOUD_SECURITY=long tests/run security
 
 tempest:  ## Run tempest's tests of compute and its scenarios that apply
