@@ -66,7 +66,8 @@ def test_calls_of_the_engine(dockerd, containers, budget):
             client.begin(container, ['true'])
             list(client.export(container))
             with client.attached(container), \
-                    contextlib.closing(client.events([f'n={number}'])):
+                    contextlib.closing(
+                        client.events([f'n={number}'], ['die'])):
                 pass
 
     at_once(work, budget.count(120, 2000))

@@ -82,7 +82,7 @@ def rescued(dockerd, lan, tmp_path, folder):
     """
     host = computehost.ComputeHost(
         dockerd, lan, tmp_path / 'records',
-        capabilities=tuple(docker_conf.CAPABILITIES))
+        capabilities=(*docker_conf.CAPABILITIES, 'MKNOD'))
     instance, ports = host.instance(), host.ports()
     host.spawn(instance, ports)
     plant(host, instance, '/root')
@@ -159,7 +159,7 @@ def on_file(dockerd, lan, tmp_path):
     """A host whose servers have root disks in files, and a server."""
     host = computehost.ComputeHost(
         dockerd, lan, tmp_path / 'records', disk_files=True,
-        capabilities=tuple(docker_conf.CAPABILITIES),
+        capabilities=(*docker_conf.CAPABILITIES, 'MKNOD'),
         no_new_privileges=False)
     instance = host.instance()
     host.spawn(instance, host.ports())

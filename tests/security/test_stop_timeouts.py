@@ -145,6 +145,7 @@ def test_a_server_that_ends_by_itself_is_not_killed(host):
 def test_a_time_that_cannot_be_is_refused_when_a_server_is_made(host, said):
     instance = host.instance()
     instance.system_metadata = {'image_os_shutdown_timeout': said}
+    instance.vm_state = vm_states.BUILDING
     with pytest.raises(exception.InvalidRequest,
                        match='image property os_shutdown_timeout='):
         host.spawn(instance, host.ports())
