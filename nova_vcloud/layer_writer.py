@@ -133,7 +133,8 @@ def _walk(top: str) -> Iterator[tuple[str, str]]:
                     f'bytes: {_shown(name)}...')
             path = os.path.join(top, name)
             yield name, path
-            if os.path.isdir(path) and not os.path.islink(path):
+            # In this order: a link of a server may lead anywhere.
+            if not os.path.islink(path) and os.path.isdir(path):
                 waiting.append(name)
 
 

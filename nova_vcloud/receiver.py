@@ -26,6 +26,7 @@ import io
 import os
 import select
 import struct
+import time
 from typing import IO
 from typing import Any
 
@@ -128,14 +129,31 @@ class Connection:
     def _requests(self) -> Iterator[str]:
         self._set_timeout(BEGIN_TIMEOUT)
         while self._source.peek(1):
-            length = self._length()
+            # Once begun it comes at once: who sends a byte now and then
+            # would keep a connection that others need.
+            deadline = time.monotonic() + BEGIN_TIMEOUT
+            length = int(LENGTH.unpack(self._read(LENGTH.size, deadline))[0])
             if length > MAX_REQUEST:
                 raise spools.Refused(f'a request of {length} bytes')
-            text = self._source.read(length)
-            if len(text) < length:
-                raise spools.Refused('the connection has ended')
-            yield text.decode()
+            yield self._read(length, deadline).decode()
             self._set_timeout(IDLE_TIMEOUT)
+
+    def _read(self, size: int, deadline: float) -> bytes:
+        """Return so many bytes.
+
+        :param deadline: of the monotonic clock
+        :raises TimeoutError: they do not come in time
+        :raises Refused: the connection has ended
+        """
+        data = b''
+        while len(data) < size:
+            chunk = self._source.read1(size - len(data))
+            if not chunk:
+                raise spools.Refused('the connection has ended')
+            if time.monotonic() > deadline:
+                raise TimeoutError
+            data += chunk
+        return data
 
     def _answer(self, request: str) -> str:
         """Do what another host asks for; return what it is told."""

@@ -207,3 +207,28 @@ def test_only_the_standard_library_is_loaded():
         [sys.executable, '-c', script], capture_output=True, check=True,
         text=True, env={'PYTHONPATH': ':'.join(sys.path)})
     assert done.stdout.split() == ['nova_vcloud']
+
+
+class Drip(io.RawIOBase):
+    """A byte at a time, each almost a time-out after the one before."""
+
+    def __init__(self, data, monkeypatch):
+        self._data = io.BytesIO(data)
+        self._now = 0.0
+        monkeypatch.setattr(receiver.time, 'monotonic', lambda: self._now)
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        self._now += receiver.BEGIN_TIMEOUT - 1
+        return self._data.readinto(memoryview(buffer)[:1])
+
+
+def test_a_request_comes_at_once_or_not_at_all(tmp_path, monkeypatch):
+    said, source = io.StringIO(), Drip(frame(BEGIN), monkeypatch)
+    receiver.Connection(spools.Spool(str(tmp_path)),
+                        io.BufferedReader(source), said).serve()
+    assert said.getvalue().splitlines() == [
+        receiver.VERSION, 'no nothing came in time']
+    assert source._data.tell() < 5
