@@ -62,7 +62,7 @@ def test_all_is_every_check_and_one_pytest_of_all_layers(tree):
         'minicloud install --with-cinder --with-horizon']
     [pytest_call] = tree.calls('pytest')
     assert pytest_call.endswith(
-        'tests/unit tests/contract tests/functional tests/integration '
+        'tests/integration tests/unit tests/contract tests/functional '
         'tests/vm tests/security')
     for tool in TOOLS:
         assert tree.calls(tool), tool
