@@ -31,8 +31,7 @@ VALUED = {
 #: shell's script that a guest is given, which is a name of ours.
 ABSOLUTE = {
     'virt_docker/firstboot.py': {'sh'},
-    'virt_docker/diskcopies.py': {'find'},
-    'virt_docker/layers.py': {'find'},  # has no '--'
+    'virt_docker/listing.py': {'find'},  # has no '--'
     'virt_docker/volumes/ephemeral.py': {'mkfs.'},
     'virt_docker/volumes/filesystems.py': {
         'mount', 'umount', 'blkid', 'xfs_growfs', 'resize2fs', 'btrfs',
