@@ -26,8 +26,8 @@ INSIDE = {
     'functional/vif/test_containers.py': (
         'test_out_of_memory', 'test_dockerd_killed_and_restarted'),
 }
-TIMEOUT = 1200  # seconds for all of them, emulated
-TEST_TIMEOUT = 180  # seconds for one
+TIMEOUT = 2400  # seconds for all of them, emulated; twice on a busy host
+TEST_TIMEOUT = 360  # seconds for one
 SYSTEM_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin'
 REPORT = '/tmp/report.xml'
 PYTEST = (
