@@ -154,8 +154,7 @@ def test_image_of_another_format(desk: Desk, fault):
 
 
 def test_image_in_a_folder(fault):
-    message = fault('in-a-folder', rootfs('rootfs', 'rootfs/bin',
-                                          'rootfs/bin/sh'),
+    message = fault('in-a-folder', rootfs('rootfs/bin/sh'),
                     vcloud_command='/bin/sh')
     assert 'has no program "/bin/sh"' in message
     assert 'retries' not in message
