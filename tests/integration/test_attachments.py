@@ -14,7 +14,7 @@ from desk import Desk
 from desk import until
 import pytest
 
-COUNT = int(os.environ.get('NOVA_VCLOUD_ATTACHMENTS', '12'))
+COUNT = int(os.environ.get('NOVA_VCLOUD_ATTACHMENTS', '6'))
 VOLUMES = 3
 INTERFACES = 4  # at most, of one server
 

@@ -16,7 +16,7 @@ from openstack import exceptions
 import power
 import pytest
 
-CYCLES = int(os.environ.get('NOVA_VCLOUD_CYCLES', '13'))
+CYCLES = int(os.environ.get('NOVA_VCLOUD_CYCLES', '7'))
 SERVERS = 3
 #: Of one size of disk: no disk may shrink.
 FLAVORS = ('c1.small', 'test.cycle')
