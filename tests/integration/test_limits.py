@@ -23,14 +23,19 @@ def seen(desk: Desk, server) -> dict:
     """Return all limits of a server, from the kernel."""
     host = desk.host_of(server)
     container = desk.container(server)['Id']
-    tap = subprocess.check_output(
-        ['ip', '-j', '-n', host.netns, 'link'], text=True)
-    taps = [link['ifname'] for link in json.loads(tap)
-            if link['ifname'].startswith('tap')
-            and link.get('ifalias', '').startswith(f'nova:{server.id}:')]
+    tap = tap_of(desk, server)
     return {**kernel.cgroup(f'/{host.cgroup}/{container}'),
-            'in': kernel.rates(host.netns, taps[0]),
-            'out': kernel.rates(host.netns, f'ifb{taps[0][3:]}')}
+            'in': kernel.rates(host.netns, tap),
+            'out': kernel.rates(host.netns, f'ifb{tap[3:]}')}
+
+
+def tap_of(desk: Desk, server) -> str:
+    """Return the name of a server's first tap."""
+    links = json.loads(subprocess.check_output(
+        ['ip', '-j', '-n', desk.host_of(server).netns, 'link'], text=True))
+    return next(link['ifname'] for link in links
+                if link['ifname'].startswith('tap')
+                and link.get('ifalias', '').startswith(f'nova:{server.id}:'))
 
 
 def wanted(desk: Desk, flavor: str, host: str) -> dict:
@@ -131,11 +136,15 @@ def test_what_is_written_by_hand_is_undone(desk, server):
     path = kernel.CGROUP / 'blkio' / desk.host_of(server).cgroup / container
     disk = disk_of(desk, 'compute1')
     (path / 'blkio.throttle.write_bps_device').write_text(f'{disk} 0')
-    subprocess.run(['tc', '-n', desk.host_of(server).server_prefix
-                    + server.id, 'qdisc', 'del', 'dev', 'eth0', 'root'],
-                   check=True)
-    assert seen(desk, server)['out'] == []
-    until(lambda: seen(desk, server)['out'], 40, 'repaired by the watch')
+    netns = desk.host_of(server).netns
+    tap = tap_of(desk, server)
+    for device in (tap, f'ifb{tap[3:]}'):
+        subprocess.run(['tc', '-n', netns, 'qdisc', 'del', 'dev', device,
+                        'root'], check=True)
+    limits = seen(desk, server)
+    assert (limits['in'], limits['out']) == ([], [])
+    until(lambda: all(seen(desk, server)[way] for way in ('in', 'out')), 40,
+          'repaired by the watch')
 
 
 @pytest.mark.usefixtures('kept')

@@ -120,7 +120,9 @@ def test_the_operator_is_told(host, tmp_path, capsys):
     conf.write_text(f'[docker]\nurl = {host.dockerd.url}\n')
     spawn(host)
     code = manage.main(['--config-file', str(conf), 'host', 'check'])
-    lines = capsys.readouterr().out.splitlines()
+    printed = capsys.readouterr()
+    assert not printed.err
+    lines = printed.out.splitlines()
     wrong = [line for line in lines if line.startswith('WARN')]
     assert code == bool(wrong)
     assert all(line.startswith(('WARN ', 'ok   ')) for line in lines)

@@ -7,6 +7,7 @@ import dockerd as dockerd_fixture
 from nova import objects
 from nova.compute import provider_tree
 import nova.conf
+import options
 from oslo_utils import uuidutils
 import pytest
 
@@ -34,14 +35,11 @@ def driver(dockerd, tmp_path):
               ('qos', 'state_path'): str(tmp_path / 'limits'),
               ('ecu', 'per_core'): 2.5,
               (None, 'host'): NODE, (None, 'state_path'): str(tmp_path)}
-    for (group, name), value in wanted.items():
-        conf.set_override(name, value, group)
-    found = docker_driver.DockerDriver(None)
-    found.init_host(NODE)
-    yield found
-    found.cleanup_host(NODE)
-    for group, name in wanted:
-        conf.clear_override(name, group)
+    with options.overridden(conf, wanted):
+        found = docker_driver.DockerDriver(None)
+        found.init_host(NODE)
+        yield found
+        found.cleanup_host(NODE)
 
 
 def audit(driver) -> int:

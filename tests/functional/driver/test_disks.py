@@ -15,6 +15,7 @@ import imageservice
 import lan as lan_fixture
 from nova import objects
 import nova.conf
+import options
 import pytest
 from rootdisk import fill
 from rootdisk import spawn
@@ -246,14 +247,11 @@ def driver(host):
               ('qos', 'state_path'): str(host.state),
               (None, 'host'): computehost.NAME,
               (None, 'state_path'): str(host.state / 'nova')}
-    for (group, name), value in wanted.items():
-        conf.set_override(name, value, group)
-    found = docker_driver.DockerDriver(None)
-    found.init_host(computehost.NAME)
-    yield found
-    found.cleanup_host(computehost.NAME)
-    for group, name in wanted:
-        conf.clear_override(name, group)
+    with options.overridden(conf, wanted):
+        found = docker_driver.DockerDriver(None)
+        found.init_host(computehost.NAME)
+        yield found
+        found.cleanup_host(computehost.NAME)
 
 
 def test_diagnostics_tell_size_and_use(host, driver):

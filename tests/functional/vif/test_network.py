@@ -5,6 +5,7 @@ from collections.abc import Callable
 from concurrent import futures
 import contextlib
 import dataclasses
+import ipaddress
 import json
 import os
 import pathlib
@@ -146,17 +147,30 @@ def test_second_plug_repairs(lan, server, breakage):
      lambda *args: lan.server_ip(server, *args))(*words)
     assert comparable(lan.state(server)) != before
     lan.network.plug(server, (nic, other))
-    assert comparable(settled(lan, server)) == before
+    lan_fixture.wait_until(
+        lambda: comparable(lan.state(server)) == before)
     assert lan.pings_all(nic, other)
 
 
 def settled(lan, server):
-    """Return the state once the kernel has seen to every carrier."""
-    return lan_fixture.wait_until(lambda: (
-        (state := lan.state(server))
-        and all(link['operstate'] in ('UP', 'UNKNOWN')
-                for links in state['links'].values() for link in links)
-        and state))
+    """Return the state once the kernel has seen to every carrier.
+
+    It makes the routes to subnets of IPv6 after that, in a worker.
+    """
+    def whole(state):
+        carriers = all(link['operstate'] in ('UP', 'UNKNOWN')
+                       for links in state['links'].values() for link in links)
+        subnets = {
+            f'{ipaddress.ip_interface(given).network} dev {link["ifname"]} '
+            for link in state['addresses'] for a in link['addr_info']
+            if a['family'] == 'inet6' and a['scope'] == 'global'
+            for given in (f'{a["local"]}/{a["prefixlen"]}',)}
+        return carriers and all(
+            any(route.startswith(subnet) for route in state['routes6'])
+            for subnet in subnets)
+
+    return lan_fixture.wait_until(
+        lambda: whole(state := lan.state(server)) and state)
 
 
 def comparable(state):

@@ -223,13 +223,15 @@ def test_certificates_that_are_not_there(tmp_path, missing):
             channels.Tls(1, **{**files, missing: wrong}).check()
 
 
-def test_the_operator_chooses_the_transport():
+def test_the_operator_chooses_the_transport(tmp_path):
     conf = cfg.ConfigOpts()
     migration.register_opts(conf)
-    conf([])
+    conf([], default_config_files=[])
     assert isinstance(channels.transport_of(conf.vcloud_migration),
                       channels.Ssh)
-    conf.set_override('transport', 'tls', 'vcloud_migration')
+    path = tmp_path / 'nova.conf'
+    path.write_text('[vcloud_migration]\ntransport = tls\n')
+    conf([], default_config_files=[str(path)])
     assert channels.transport_of(conf.vcloud_migration) == channels.Tls(
         16560, '', '', '')
 
