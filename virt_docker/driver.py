@@ -10,7 +10,6 @@ from nova import context as nova_context
 from nova import exception as nova_exception
 from nova import objects
 import nova.conf
-from nova.console import serial
 from nova.image import glance
 from nova.virt import driver
 from nova.virt import event as virtevent
@@ -22,23 +21,10 @@ from oslo_utils import fileutils
 from nova_vcloud import ecu
 from nova_vcloud import exception
 from nova_vcloud import privsep
-from nova_vcloud.conf import docker as docker_conf
-from nova_vcloud.conf import ecu as ecu_conf
-from nova_vcloud.conf import migration as migration_conf
-from nova_vcloud.conf import net as net_conf
-from nova_vcloud.conf import qos as qos_conf
-from nova_vcloud.conf import registry as registry_conf
-from nova_vcloud.conf import scheduler as scheduler_conf
-from nova_vcloud.conf import volumes as volumes_conf
-from nova_vcloud.engine import Engine
-from nova_vcloud.qos import assembly
 from nova_vcloud.qos import policy
-from nova_vcloud.qos import quota_file
 from nova_vcloud.qos import watch
 from nova_vcloud.virt_docker import admission
-from nova_vcloud.virt_docker import channels
 from nova_vcloud.virt_docker import claims
-from nova_vcloud.virt_docker import consoles
 from nova_vcloud.virt_docker import containers
 from nova_vcloud.virt_docker import devicetags
 from nova_vcloud.virt_docker import diagnostics
@@ -48,19 +34,15 @@ from nova_vcloud.virt_docker import driver_moves
 from nova_vcloud.virt_docker import driver_volumes
 from nova_vcloud.virt_docker import evacuation
 from nova_vcloud.virt_docker import events
+from nova_vcloud.virt_docker import factory
 from nova_vcloud.virt_docker import firstboot
 from nova_vcloud.virt_docker import host as docker_host
-from nova_vcloud.virt_docker import imagecache
-from nova_vcloud.virt_docker import imageroom
-from nova_vcloud.virt_docker import images
 from nova_vcloud.virt_docker import leftovers
 from nova_vcloud.virt_docker import load
-from nova_vcloud.virt_docker import moves
 from nova_vcloud.virt_docker import port_events
 from nova_vcloud.virt_docker import power_states
 from nova_vcloud.virt_docker import rebuilds
 from nova_vcloud.virt_docker import recovery
-from nova_vcloud.virt_docker import references
 from nova_vcloud.virt_docker import rescue
 from nova_vcloud.virt_docker import resize
 from nova_vcloud.virt_docker import resources
@@ -68,37 +50,11 @@ from nova_vcloud.virt_docker import seed
 from nova_vcloud.virt_docker import snapshots
 from nova_vcloud.virt_docker import spec
 from nova_vcloud.virt_docker import startup
-from nova_vcloud.virt_docker import stopping
 from nova_vcloud.virt_docker import transfer_rpc
-from nova_vcloud.virt_docker import transport
-from nova_vcloud.virt_docker.vif import network
 from nova_vcloud.virt_docker.volumes import connections
 
 CONF = nova.conf.CONF
 LOG = log.getLogger(__name__)
-
-def _register_opts() -> None:
-    for group in (docker_conf, net_conf, qos_conf, ecu_conf, scheduler_conf,
-                  migration_conf, registry_conf, volumes_conf):
-        group.register_opts(CONF)
-
-
-def _defaults() -> spec.Defaults:
-    conf = CONF.docker
-    return spec.Defaults(
-        conf.runtime, conf.cgroup_parent, conf.log_max_size_kib,
-        conf.log_max_files, conf.no_new_privileges,
-        tuple(conf.capabilities), tuple(conf.allowed_capabilities),
-        tuple(conf.allowed_devices))
-
-
-def _needed() -> dict[str, str]:
-    """Return {kind of limit: option by which it is needed}."""
-    if CONF.docker.root_disks == 'file':
-        return {'disk.max': '[docker] root_disks = file'}
-    if CONF.docker.require_disk_limit:
-        return {'disk.max': '[docker] require_disk_limit'}
-    return {}
 
 
 class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs,
@@ -124,115 +80,85 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs,
 
     def __init__(self, virtapi: Any) -> None:
         super().__init__(virtapi)
-        _register_opts()
-        conf = CONF.docker
+        factory.register_opts(CONF)
         if os.geteuid() == 0:
             privsep.in_process()
             connections.in_process()
-        self._engine = Engine(conf.url, conf.timeout, conf.load_timeout)
-        self._network = network.Network(
-            conf.runtime_links_path, CONF.vcloud_net.fabric_namespace,
-            CONF.vcloud_net.namespace_prefix, CONF.vcloud_net.uplinks,
-            lambda: self._host.ids)
-        self._image_api = image_api = glance.API()
-        store = images.ImageStore(
-            self._engine, image_api.download,
-            os.path.join(CONF.state_path, 'vcloud-locks'),
-            references.References(
-                image_api, registry_conf.settings(CONF)),
-            imageroom.Bounds(conf.image_cache_max_project_gb,
-                             conf.image_cache_min_free_percent))
-        self._image_cache = self._make_image_cache(store)
-        self._defaults = _defaults()
-        self._host = docker_host.Host(
-            self._engine, CONF.host, conf.runtime, conf.runtime_links_path,
-            conf.cgroup_parent, conf.require_user_namespaces)
-        self._limits = self._make_limits()
-        self._cpus = docker_host.cpus(
-            CONF.compute.cpu_shared_set, CONF.compute.cpu_dedicated_set,
-            CONF.qos.numa_policy)
-        self._resources = self._make_resources()
+        # What Nova leaves half-way after a failure is ended by its own means.
+        manager = getattr(virtapi, '_compute', None)
+        self._engine = factory.engine(CONF)
+        self._network = factory.network_of(CONF, lambda: self._host.ids)
+        self._image_api = glance.API()
+        self._defaults = factory.defaults(CONF)
+        self._host = factory.host(CONF, self._engine)
+        self._speed: float | None = None  # ECU of one core; read at start
+        self._make_limits()
+        self._make_servers(manager)
+        self._make_disks()
+        self._make_moves(manager)
+        self._make_watchers()
+
+    def _make_limits(self) -> None:
+        self._cpus = factory.cpus(CONF)
+        self._limits = factory.limits(CONF, self._engine)
+        self._resources = resources.Resources(
+            self._limits.keeper, self._cpus, self._profile,
+            self._network.link, self._limits.cgroup.use, self._limits.disk,
+            (self._limits.runtime, self._limits.tc))
+        self._meter = load.Meter(self._cpus.all)
+
+    def _make_servers(self, manager: Any) -> None:
+        self._store = factory.image_store(CONF, self._engine, self._image_api)
+        self._image_cache = factory.image_cache(
+            CONF, self._engine, self._store, self._image_meta)
         self._containers = containers.Containers(
-            self._engine, self._network, store, self._resources,
+            self._engine, self._network, self._store, self._resources,
             self._defaults, CONF.host, self._shared_folders,
-            stopping.Stops(self._engine, CONF.shutdown_timeout,
-                           conf.max_shutdown_timeout, stopping.deleting),
+            factory.stops(CONF, self._engine),
             lambda: self._host.ids is not None)
+        self._rebuilds = rebuilds.Rebuilds(
+            self._containers, self._image_api, claims.Claims(
+                getattr(manager, 'reportclient', None)))
+        self._admission = admission.Admission(
+            self._containers.applications, self._hints,
+            factory.app_limits(CONF))
+
+    def _make_disks(self) -> None:
         self._volumes = self._make_volumes(CONF, self._network.namespace,
                                            lambda: self._host.ids)
         self._ephemerals = driver_volumes.ephemerals(CONF)
-        self._snapshots = snapshots.Snapshots(
-            self._engine, self._containers, image_api,
-            conf.snapshot_max_layers, CONF.host)
-        self._moves = self._make_moves(store, image_api)
-        self._consoles = consoles.Consoles(
-            self._engine, CONF.serial_console.proxyclient_address,
-            serial.acquire_port, serial.release_port,
-            conf.serial_proxy_hosts, CONF.consoleauth.token_ttl)
         self._rescue = rescue.Rescue(
             self._engine, self._containers,
             os.path.join(CONF.state_path, 'vcloud-rescue'))
-        # What Nova leaves half-way after a failure is ended by its own means.
-        manager = getattr(virtapi, '_compute', None)
+        self._snapshots = snapshots.Snapshots(
+            self._engine, self._containers, self._image_api,
+            CONF.docker.snapshot_max_layers, CONF.host)
+
+    def _make_moves(self, manager: Any) -> None:
+        self._others = factory.other_hosts(CONF)
+        self._moves = factory.moves_of(
+            CONF, self._engine, self._containers, self._store,
+            self._image_api, self._others, self._ephemerals)
         self._recovery = recovery.Recovery(manager, self._moves, CONF.host)
         if manager is not None:
             port_events.follow(manager, self._update_addresses)
         transfer_rpc.serve(manager, CONF.host, self._moves)
-        self._rebuilds = rebuilds.Rebuilds(
-            self._containers, image_api, claims.Claims(
-                getattr(manager, 'reportclient', None)))
-        self._admission = admission.Admission(
-            self._containers.applications, self._hints, {
-                name: getattr(CONF.vcloud_scheduler, name)
-                for name in ('app_max_per_host', 'app_policy')})
-        self._meter = load.Meter(self._cpus.all)
+
+    def _make_watchers(self) -> None:
+        self._consoles = factory.console_ports(CONF, self._engine)
         self._events = events.EventFeed(
-            self._engine, spec.own_labels(CONF.host), conf.stop_event_delay,
-            self._containers.follow, self._containers.claim_start,
-            self._emit, self._containers.verify)
+            self._engine, spec.own_labels(CONF.host),
+            CONF.docker.stop_event_delay, self._containers.follow,
+            self._containers.claim_start, self._emit,
+            self._containers.verify)
         self._leftovers = leftovers.Leftovers(
             self._engine, CONF.host, self._remove_all)
-        self._speed: float | None = None  # ECU of one core; read at start
         self._watch = watch.Watch(self._limits.keeper.sweep,
                                   CONF.qos.verify_interval)
-
-    def _make_limits(self) -> assembly.Assembly:
-        conf = CONF.docker
-        return assembly.docker_host(
-            self._engine, conf.runtime_links_path, CONF.qos.state_path,
-            quota_file.Files(CONF.preallocate_images == 'space')
-            if conf.root_disks == 'file' else None,
-            docker_conf.raw_sockets(CONF))
-
-    def _make_resources(self) -> resources.Resources:
-        parts = self._limits
-        return resources.Resources(
-            parts.keeper, self._cpus, self._profile, self._network.link,
-            parts.cgroup.use, parts.disk, (parts.runtime, parts.tc))
-
-    def _make_image_cache(self, store: images.ImageStore
-                          ) -> imagecache.ImageCache:
-        conf = CONF.image_cache
-        return imagecache.ImageCache(
-            self._engine, store, self._image_meta,
-            conf.remove_unused_original_minimum_age_seconds
-            if conf.remove_unused_base_images else None)
 
     def _image_meta(self, context: Any, image_id: str) -> objects.ImageMeta:
         return objects.ImageMeta.from_image_ref(context, self._image_api,
                                                 image_id)
-
-    def _make_moves(self, store: images.ImageStore,
-                    glance_api: glance.API) -> moves.Moves:
-        conf = CONF.vcloud_migration
-        self._others = transport.Hosts(
-            channels.transport_of(conf), conf.persist)
-        return moves.Moves(
-            self._engine, self._containers, store, conf.method,
-            conf.spool_path, self._others.remote, transfer_rpc.Destination(),
-            lambda context, image: images.known(glance_api, context, image),
-            CONF.docker.log_max_files, CONF.docker.log_max_size_kib << 10,
-            conf.engine_wait, self._ephemerals)
 
     def _shared_folders(self, uuid: str) -> list[str]:
         return self._volumes.binds(uuid)
@@ -256,7 +182,7 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs,
         """
         self._host.wait_ready(CONF.docker.start_timeout)
         self._host.check_limits(
-            self._limits.keeper.enforcer, _needed())
+            self._limits.keeper.enforcer, factory.required_limits(CONF))
         self._limits.disk.sweep()
         self._speed = docker_host.speed(CONF.ecu.per_core,
                                         CONF.ecu.calibration_file)

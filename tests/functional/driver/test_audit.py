@@ -12,6 +12,7 @@ from oslo_utils import uuidutils
 import pytest
 
 from nova_vcloud import exception
+from nova_vcloud.virt_docker import factory
 from nova_vcloud.virt_docker import spec
 
 objects.register_all()
@@ -26,9 +27,7 @@ def driver(dockerd, tmp_path):
     """The driver, set up as nova-compute sets it up."""
     conf = nova.conf.CONF
     conf([], project='nova', default_config_files=[])
-    for group in (docker_driver.docker_conf, docker_driver.qos_conf,
-                  docker_driver.ecu_conf):
-        group.register_opts(conf)
+    factory.register_opts(conf)
     wanted = {('docker', 'url'): dockerd.url,
               ('docker', 'runtime_links_path'): str(dockerd.links),
               ('docker', 'cgroup_parent'): dockerd.cgroup_parent,

@@ -27,6 +27,7 @@ from nova_vcloud.guest import Guest
 from nova_vcloud.qos import limits
 from nova_vcloud.qos import rootfs
 from nova_vcloud.qos.backends import disk
+from nova_vcloud.virt_docker import factory
 from nova_vcloud.virt_docker import host as docker_host
 from nova_vcloud.virt_docker import images
 from nova_vcloud.virt_docker import moves
@@ -235,9 +236,7 @@ def driver(host):
     """The driver of the host, set up as nova-compute sets it up."""
     conf = nova.conf.CONF
     conf([], project='nova', default_config_files=[])
-    for group in (docker_driver.docker_conf, docker_driver.net_conf,
-                  docker_driver.qos_conf):
-        group.register_opts(conf)
+    factory.register_opts(conf)
     wanted = {('docker', 'url'): host.dockerd.url,
               ('docker', 'runtime_links_path'): str(host.dockerd.links),
               ('docker', 'cgroup_parent'): host.dockerd.cgroup_parent,
