@@ -15,8 +15,9 @@ from nova_vcloud.engine import Engine
 def add_parser(actions: Any) -> None:
     """Add ``check`` below the noun ``host``."""
     check = actions.add_parser(
-        'check', help='what one server could take from the others, and what '
-        'to change; exits with 1 if there is something')
+        'check', help='check sysctls, seccomp, AppArmor, SELinux and user '
+        'namespaces of this host against what keeps servers apart; exit 1 '
+        'on a warning')
     check.set_defaults(action=_check)
 
 

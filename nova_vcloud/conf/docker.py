@@ -37,9 +37,17 @@ KNOWN_CAPABILITIES = [
 def network(text: str) -> str:
     """Return an address or a network as it is written.
 
-    :raises ValueError: it is none
+    :raises ValueError: it is none, or an address with the length of a
+        network, which may be more hosts than were meant
     """
-    return str(ipaddress.ip_network(str(text).strip(), strict=False))
+    given = str(text).strip()
+    whole = ipaddress.ip_network(given, strict=False)
+    if '/' in given and ipaddress.ip_interface(given).ip != \
+            whole.network_address:
+        raise ValueError(
+            f'{given} has host bits set: write {whole} for the network, or '
+            f'{given.partition("/")[0]} for the one host')
+    return str(whole)
 
 
 OPTS = [
