@@ -60,7 +60,7 @@ class Bench:
 
     def __init__(self) -> None:
         self._network = network.Network('/nonexistent', FABRIC,
-                                        f'{FABRIC}-')
+                                        f'{FABRIC}-', neighbours=1024)
         self._others = [str(uuid.uuid4()) for _ in range(CROWD)]
 
     def crowd(self) -> None:

@@ -38,7 +38,7 @@ function install_vcloud_engine {
         # is_ubuntu is true on Debian as well
         exit_distro_not_supported "the Docker engine of nova-vcloud"
     fi
-    install_package docker.io jq busybox-static iproute2
+    install_package docker.io jq busybox-static iproute2 nftables
     add_user_to_group "$STACK_USER" "${DOCKER_GROUP:-docker}"
 }
 

@@ -182,6 +182,21 @@ def health_checks(containers: Iterable[Mapping[str, Any]]) -> Iterator[Check]:
                 'rebuild, shelve or cold migrate the server')
 
 
+def neighbours(limit: int, problem: str) -> Check:
+    """Judge whether servers' neighbours can be limited.
+
+    :param limit: ``[vcloud_net] neighbour_limit``
+    :param problem: why this host cannot; '' when it can
+    """
+    name = 'limit of neighbours'
+    if not limit:
+        return Check(name, 'off', _NEIGHBOURS,
+                     'set [vcloud_net] neighbour_limit')
+    if problem:
+        return Check(name, 'not held', _NEIGHBOURS, problem)
+    return Check(name, str(limit))
+
+
 def read(info: Mapping[str, Any], containers: Iterable[Mapping[str, Any]],
          root: str = SYSCTL_ROOT) -> list[Check]:
     """Look at this host.

@@ -82,7 +82,7 @@ def network_of(conf: cfg.ConfigOpts,
     own = conf.vcloud_net
     return network.Network(
         conf.docker.runtime_links_path, own.fabric_namespace,
-        own.namespace_prefix, own.uplinks, ids)
+        own.namespace_prefix, own.uplinks, ids, own.neighbour_limit)
 
 
 def host(conf: cfg.ConfigOpts, docker: Engine) -> docker_host.Host:
@@ -90,7 +90,8 @@ def host(conf: cfg.ConfigOpts, docker: Engine) -> docker_host.Host:
     own = conf.docker
     return docker_host.Host(
         docker, conf.host, own.runtime, own.runtime_links_path,
-        own.cgroup_parent, own.require_user_namespaces)
+        own.cgroup_parent, own.require_user_namespaces,
+        conf.vcloud_net.neighbour_limit)
 
 
 def cpus(conf: cfg.ConfigOpts) -> resources.Cpus:

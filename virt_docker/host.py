@@ -20,6 +20,7 @@ from oslo_utils import versionutils
 from nova_vcloud import calibration
 from nova_vcloud import exception
 from nova_vcloud import host_checks
+from nova_vcloud import neighbour_limit
 from nova_vcloud import userns
 from nova_vcloud.engine import Engine
 from nova_vcloud.qos import devices
@@ -72,13 +73,15 @@ class Host:
 
     def __init__(self, engine: Engine, name: str, runtime: str,
                  links_path: str, cgroup_parent: str,
-                 user_namespaces: bool = False) -> None:
+                 user_namespaces: bool = False,
+                 neighbours: int = 0) -> None:
         self._engine = engine
         self.name = name
         self._runtime = runtime
         self._links_path = links_path
         self._cgroup_parent = cgroup_parent
         self._user_namespaces = user_namespaces
+        self._neighbours = neighbours
         self._ids: userns.IdMap | None = None
         self._facts: Facts | None = None
         self._device: str | None = None
@@ -119,8 +122,9 @@ class Host:
         if self._ids:
             LOG.info('Root of a server is user %d of this host',
                      self._ids.root[0])
-        for each in host_checks.read(info, self._engine.containers(
-                spec.own_labels(self.name))):
+        for each in (*host_checks.read(info, self._engine.containers(
+                spec.own_labels(self.name))),
+                neighbour_limit.check(self._neighbours)):
             if each.problem:
                 LOG.warning('%s', each)
 

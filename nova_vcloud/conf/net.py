@@ -29,6 +29,19 @@ OPTS = [
         help='Interface of this host for each physical network, as '
              '``physnet1:eth1,physnet2:bond0``. Needed for VLAN networks '
              'only: their bridges are made on first use, on top of it.'),
+    cfg.IntOpt(
+        'neighbour_limit',
+        default=1024,
+        min=0,
+        max=65536,
+        help='Neighbours that one server may have at a time: addresses on '
+             'its own networks that it sends to, by IPv4 and by IPv6, as '
+             'many IPv6 groups, and as many that look for it. The kernel has '
+             'one table for all servers, which one of them could fill. '
+             'Gateways do not count. A place is free again two minutes after '
+             'its last packet. Needs ``nft`` of the package nftables; 0 '
+             'turns it off. Servers that run get it at the start of '
+             'nova-compute.'),
 ]
 
 

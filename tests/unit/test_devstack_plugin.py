@@ -153,7 +153,7 @@ def test_host_of_another_driver_is_left_alone(host, phase):
 
 def test_pre_install_installs_the_engine(host):
     assert host.phase('stack', 'pre-install') == [
-        'install_package docker.io jq busybox-static iproute2',
+        'install_package docker.io jq busybox-static iproute2 nftables',
         'add_user_to_group root docker']
 
 

@@ -38,18 +38,20 @@ class Network:
     :param uplinks: {physical network: interface} for VLANs
     :param ids: tells of the ids in servers' user namespaces, None while
         they have none
+    :param neighbours: that a server may have, of each kind; 0: any number
     """
 
     def __init__(self, links_path: str, fabric_namespace: str = '',
                  prefix: str = 'nova-',
                  uplinks: Mapping[str, str] | None = None,
-                 ids: Callable[[], userns.IdMap | None] = lambda: None
-                 ) -> None:
+                 ids: Callable[[], userns.IdMap | None] = lambda: None,
+                 neighbours: int = 0) -> None:
         self._links_path = links_path
         self._fabric = fabric_namespace
         self._prefix = prefix
         self._uplinks = dict(uplinks or {})
         self._ids = ids
+        self._neighbours = neighbours
 
     def namespace(self, server: str) -> str:
         """Return the name of a server's namespace."""
@@ -81,7 +83,8 @@ class Network:
         with _plug_errors():
             return bool(wiring.plug(
                 self._fabric, self.namespace(server), _owner(server),
-                _values(nics), self._uplinks, up, self._ids()))
+                _values(nics), self._uplinks, up, self._ids(),
+                self._neighbours))
 
     def unplug(self, server: str, nics: Iterable[Nic]) -> None:
         """Remove the NICs of these ports; absent ones are fine.

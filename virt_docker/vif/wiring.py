@@ -24,6 +24,7 @@ from oslo_log import log
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from nova_vcloud import neighbour_limit
 from nova_vcloud import netns
 from nova_vcloud import privsep
 from nova_vcloud import userns
@@ -66,7 +67,8 @@ NicValues = Mapping[str, Any]
 @netns.own_thread
 def plug(fabric: str, name: str, owner: str, nics: Iterable[NicValues],
          uplinks: Mapping[str, str], up: bool,
-         ids: Sequence[Sequence[userns.Range]] | None = None) -> bool:
+         ids: Sequence[Sequence[userns.Range]] | None = None,
+         neighbours: int = 0) -> bool:
     """Make a server's namespace and NICs, or repair what differs.
 
     NICs of other ports stay as they are. On failure nothing is left of what
@@ -75,6 +77,7 @@ def plug(fabric: str, name: str, owner: str, nics: Iterable[NicValues],
     :param up: whether the links have a carrier
     :param ids: an IdMap, of the user namespace that the server's belongs to;
         None: the host's
+    :param neighbours: that it may have, of each kind; 0: any number
     :returns: whether an address, a MAC or a link changed
     :raises WiringError: the host lacks something
     """
@@ -93,6 +96,7 @@ def plug(fabric: str, name: str, owner: str, nics: Iterable[NicValues],
                 inner.link('set', index=LOOPBACK, state='up')
             # Also of one that a release before has made.
             _set_sysctls()
+            _limit(neighbours, nics, fresh)
             server = ServerLinks(inner, outer, owner, fresh)
             changed = []
             with contextlib.ExitStack() as taps:
@@ -216,6 +220,16 @@ def _set_sysctls() -> None:
         with contextlib.suppress(FileNotFoundError), \
                 open(f'/proc/sys/net/{key}', 'wb', buffering=0) as file:
             file.write(value)
+
+
+def _limit(neighbours: int, nics: Iterable[NicValues], fresh: bool) -> None:
+    """Limit those of the namespace in which the calling thread is."""
+    if neighbours or not fresh:
+        neighbour_limit.hold(
+            neighbours,
+            [address for nic in nics for address in nic['addresses']],
+            [gateway for nic in nics for _to, gateway in nic['routes']
+             if gateway])
 
 
 @contextlib.contextmanager

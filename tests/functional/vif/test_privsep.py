@@ -36,7 +36,7 @@ SCRIPT = '''
     except PermissionError:
         print('no root')
 
-    network = Network(LINKS, FABRIC, PREFIX)
+    network = Network(LINKS, FABRIC, PREFIX, neighbours=1024)
     '''
 
 
