@@ -11,10 +11,12 @@ import contextlib
 import dataclasses
 import fcntl
 import functools
+import os
 import select
 import socket
 import ssl
 import subprocess
+import time
 from typing import IO
 from typing import Any
 from typing import Protocol
@@ -25,29 +27,38 @@ from nova_vcloud import listener
 
 CHUNK = 1 << 20
 CONNECT_TIMEOUT = 10  # seconds
-MAX_LINE = 4096  # bytes of an answer; the rest of a longer one is not read
+#: Bytes of an answer, and of what is kept of an ssh's standard error.
+MAX_LINE = 4096
+CLOSED = 'connection closed by the remote host'
 
 
 class Channel(Protocol):
-    """A connection to another host."""
+    """A connection to another host.
 
-    def write(self, data: bytes) -> None:
+    Nothing waits for that host without a bound.
+    """
+
+    def write(self, data: bytes, timeout: float) -> None:
         """Send all of ``data``.
 
-        :raises OSError: the other end takes no more
+        :param timeout: seconds for each ``CHUNK`` of it
+        :raises TimeoutError: the other end does not read
+        :raises OSError: the connection is closed
         """
 
-    def line(self) -> bytes:
+    def read_line(self, timeout: float) -> bytes:
         """Return the next line; nothing at the end.
 
+        :param timeout: seconds for all of it
+        :raises TimeoutError: it does not come
         :raises OSError: it was cut off, or is too long
         """
 
-    def spoke(self) -> bool:
-        """Tell whether there is something to hear, or the end."""
+    def readable(self) -> bool:
+        """Tell whether there is something to read, or the end."""
 
-    def why(self) -> str:
-        """Return the reason for an end."""
+    def close_reason(self) -> str:
+        """Return why the other end has closed the connection."""
 
     def close(self) -> None:
         """End it in order, or else by force."""
@@ -109,47 +120,143 @@ class Ssh:
                 '--', host, self.command]
 
 
-class _Program:
-    """A channel to a program's input and from its output."""
+class _Stream:
+    """Data to another host, and lines of it, of which nothing is believed.
+    """
+
+    def __init__(self) -> None:
+        self._received = b''
+
+    def write(self, data: bytes, timeout: float) -> None:
+        """Send all of ``data``; see :class:`Channel`."""
+        unsent = memoryview(data)
+        while unsent:
+            deadline = time.monotonic() + timeout
+            rest = max(0, len(unsent) - CHUNK)
+            while len(unsent) > rest:
+                sent = self._send(unsent[:len(unsent) - rest], deadline)
+                unsent = unsent[sent:]
+
+    def read_line(self, timeout: float) -> bytes:
+        """Return the next line; see :class:`Channel`."""
+        deadline = time.monotonic() + timeout
+        while b'\n' not in self._received:
+            if len(self._received) >= MAX_LINE:
+                raise OSError(f'protocol error: a line of more than '
+                              f'{MAX_LINE} bytes')
+            chunk = self._receive(MAX_LINE - len(self._received), deadline)
+            if not chunk:
+                break
+            self._received += chunk
+        line, newline, self._received = self._received.partition(b'\n')
+        return line + newline
+
+    def _send(self, data: memoryview, deadline: float) -> int:
+        """Send some of it until a time of the monotonic clock."""
+        raise NotImplementedError
+
+    def _receive(self, size: int, deadline: float) -> bytes:
+        raise NotImplementedError
+
+
+class _Program(_Stream):
+    """A channel to a program's input and from its output.
+
+    Its standard error is read whenever something else is waited for, so that
+    it neither waits for us nor fills our memory.
+    """
 
     def __init__(self, words: list[str]) -> None:
+        super().__init__()
         self._process = subprocess.Popen(
             words, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, bufsize=0)
-        self._sink = cast('IO[bytes]', self._process.stdin)
-        widen(self._sink.fileno())
+        self._pipes = [cast('IO[bytes]', pipe) for pipe in (
+            self._process.stdin, self._process.stdout, self._process.stderr)]
+        self._stdin, self._stdout, self._stderr = (
+            pipe.fileno() for pipe in self._pipes)
+        self._stderr_open = True
+        self._errors = b''
+        os.set_blocking(self._stdin, False)
+        widen(self._stdin)
 
-    def write(self, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            view = view[self._sink.write(view):]
-
-    def line(self) -> bytes:
-        return _line(cast('IO[bytes]', self._process.stdout))
-
-    def spoke(self) -> bool:
-        return _readable(cast('IO[bytes]', self._process.stdout))
-
-    def why(self) -> str:
+    def _send(self, data: memoryview, deadline: float) -> int:
+        self._wait(self._stdin, select.POLLOUT, deadline)
         try:
-            _out, said = self._process.communicate(timeout=CONNECT_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            return 'it closed the connection'
-        return said.decode(errors='replace')
+            return os.write(self._stdin, data)
+        except BlockingIOError:
+            return 0
+
+    def _receive(self, size: int, deadline: float) -> bytes:
+        self._wait(self._stdout, select.POLLIN, deadline)
+        return os.read(self._stdout, size)
+
+    def _wait(self, fd: int, event: int, deadline: float) -> None:
+        """Wait for one of its pipes.
+
+        :param deadline: of the monotonic clock
+        :raises TimeoutError: nothing happens until then
+        """
+        poll = select.poll()
+        poll.register(fd, event)
+        if self._stderr_open:
+            poll.register(self._stderr, select.POLLIN)
+        while True:
+            ready = dict(poll.poll(_left(deadline) * 1000))
+            if fd in ready:
+                return
+            if self._stderr in ready and not self._read_errors():
+                poll.unregister(self._stderr)
+
+    def _read_errors(self) -> bool:
+        """Keep the end of what is on standard error; tell whether it is open.
+        """
+        chunk = os.read(self._stderr, CHUNK)
+        self._errors = (self._errors + chunk)[-MAX_LINE:]
+        self._stderr_open = bool(chunk)
+        return self._stderr_open
+
+    def readable(self) -> bool:
+        return bool(self._received) or _readable(self._stdout)
+
+    def close_reason(self) -> str:
+        self._ended()
+        if self._process.poll() is None:
+            return CLOSED
+        return self._errors.decode(errors='replace')
+
+    def _ended(self) -> bool:
+        """Wait until it has said all; tell whether it has ended.
+
+        What is on its standard output is thrown away.
+        """
+        deadline = time.monotonic() + CONNECT_TIMEOUT
+        try:
+            while self._receive(CHUNK, deadline):
+                pass
+            while self._stderr_open:
+                self._wait(self._stderr, select.POLLIN, deadline)
+                self._read_errors()
+            self._process.wait(max(0, deadline - time.monotonic()))
+        except (TimeoutError, subprocess.TimeoutExpired):
+            return False
+        return True
 
     def close(self) -> None:
-        try:
-            self._process.communicate(timeout=CONNECT_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            self.kill()
+        self._pipes[0].close()
+        if not self._ended():
+            self._process.kill()
+        self._reap()
 
     def kill(self) -> None:
         self._process.kill()
+        self._reap()
+
+    def _reap(self) -> None:
         self._process.wait()
         # Not communicate(): a child of it may have them open, too.
-        for pipe in (self._process.stdin, self._process.stdout,
-                     self._process.stderr):
-            cast('IO[bytes]', pipe).close()
+        for pipe in self._pipes:
+            pipe.close()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,50 +298,55 @@ class Tls:
             plain = undo.enter_context(socket.create_connection(
                 (host, self.port), CONNECT_TIMEOUT))
             listener.prepare(plain)
+            plain.settimeout(listener.HANDSHAKE)
             tls = self._context.wrap_socket(plain, server_hostname=host)
             undo.pop_all()
-        tls.settimeout(None)
         return _Socket(tls)
 
 
-class _Socket:
+class _Socket(_Stream):
     """A channel by a socket."""
 
-    def __init__(self, connection: Any) -> None:
+    def __init__(self, connection: ssl.SSLSocket) -> None:
+        super().__init__()
         self._connection = connection
-        self._lines = connection.makefile('rb')
 
-    def write(self, data: bytes) -> None:
-        self._connection.sendall(data)
+    def _send(self, data: memoryview, deadline: float) -> int:
+        self._connection.settimeout(_left(deadline))
+        return self._connection.send(data)
 
-    def line(self) -> bytes:
-        return _line(self._lines)
+    def _receive(self, size: int, deadline: float) -> bytes:
+        self._connection.settimeout(_left(deadline))
+        return self._connection.recv(size)
 
-    def spoke(self) -> bool:
-        return bool(self._connection.pending()) or _readable(self._connection)
+    def readable(self) -> bool:
+        return (bool(self._received) or bool(self._connection.pending())
+                or _readable(self._connection.fileno()))
 
-    def why(self) -> str:
-        return 'it closed the connection'
+    def close_reason(self) -> str:
+        return CLOSED
 
     def close(self) -> None:
         self.kill()
 
     def kill(self) -> None:
-        self._lines.close()
         self._connection.close()
 
 
-def _line(source: IO[bytes]) -> bytes:
-    """Return a line of another host, of which nothing is believed."""
-    line = source.readline(MAX_LINE)
-    if len(line) == MAX_LINE and not line.endswith(b'\n'):
-        raise OSError(f'it says more than {MAX_LINE} bytes in a line')
-    return line
+def _left(deadline: float) -> float:
+    """Return the seconds until a time of the monotonic clock.
+
+    :raises TimeoutError: it is over
+    """
+    seconds = deadline - time.monotonic()
+    if seconds <= 0:
+        raise TimeoutError
+    return seconds
 
 
-def _readable(source: Any) -> bool:
+def _readable(fd: int) -> bool:
     poll = select.poll()
-    poll.register(source, select.POLLIN)
+    poll.register(fd, select.POLLIN)
     return bool(poll.poll(0))
 
 

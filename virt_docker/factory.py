@@ -152,7 +152,8 @@ def app_limits(conf: cfg.ConfigOpts) -> dict[str, str]:
 def other_hosts(conf: cfg.ConfigOpts) -> transport.Hosts:
     """Return the connections to hosts that servers move to."""
     own = conf.vcloud_migration
-    return transport.Hosts(channels.transport_of(own), own.persist)
+    return transport.Hosts(channels.transport_of(own), own.persist,
+                           own.transfer_timeout)
 
 
 def moves_of(conf: cfg.ConfigOpts, docker: Engine,

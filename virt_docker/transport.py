@@ -24,26 +24,37 @@ from nova_vcloud.virt_docker import channels
 
 #: Bytes that a frame has at least; only the last of a file has less.
 _FRAME = 64 << 10
+#: Seconds that another host is waited for, unless the operator says else.
+TIMEOUT = 120.0
+
+
+class NoAnswer(exception.MoveFailed):
+    """Another host was waited for in vain."""
 
 
 class Session:
     """A connection to ``nova-vcloud-receive`` of another host.
 
+    :param timeout: seconds for an answer, and for each MiB that is sent
     :raises MoveFailed: the host cannot be reached, or is of another release
     """
 
-    def __init__(self, transport: channels.Transport, host: str) -> None:
+    def __init__(self, transport: channels.Transport, host: str,
+                 timeout: float = TIMEOUT) -> None:
         self._host = host
+        self._timeout = timeout
         try:
             self._channel = transport.connect(host)
         except OSError as e:
             raise self._failed(str(e)) from e
         try:
-            said = self._line()
-            if said != receiver.VERSION:
+            greeting = self._line()
+            if greeting.startswith('no '):
+                raise self._failed(greeting.removeprefix('no '))
+            if greeting != receiver.VERSION:
                 raise self._failed(
-                    f'says {said!r}; this release can talk to '
-                    f'{receiver.VERSION!r} only')
+                    f'protocol version {greeting!r} is not supported: this '
+                    f'release speaks {receiver.VERSION!r}')
         except BaseException:
             self.kill()
             raise
@@ -66,8 +77,9 @@ class Session:
         with self._heard():
             self._frame(f'put {name}'.encode())
         for block in _blocks(chunks):
-            if self._channel.spoke():  # so early only to refuse
-                raise self._failed(f'says {self._answer()} before the end')
+            if self._channel.readable():  # so early only to refuse
+                raise self._failed(f'protocol error: {self._answer()!r} '
+                                   'before the end of a file')
             with self._heard():
                 self._frame(block)
             size += len(block)
@@ -75,7 +87,8 @@ class Session:
             self._frame(b'')
         said = self._answer()
         if said != str(size):
-            raise self._failed(f'has {said} bytes of {size} of {name}')
+            raise self._failed(f'{name} is incomplete: {said} bytes of '
+                               f'{size} were received')
         return size
 
     @contextlib.contextmanager
@@ -83,13 +96,15 @@ class Session:
         """Have it say why, when the other host takes no more."""
         try:
             yield
+        except TimeoutError as e:
+            raise self._timed_out('received no data') from e
         except OSError as e:
             self._answer()
             raise self._failed(str(e)) from e
 
     def _frame(self, data: bytes) -> None:
-        self._channel.write(receiver.LENGTH.pack(len(data)))
-        self._channel.write(data)
+        self._channel.write(receiver.LENGTH.pack(len(data)), self._timeout)
+        self._channel.write(data, self._timeout)
 
     def _answer(self) -> str:
         """Return what follows a 'yes'."""
@@ -100,17 +115,23 @@ class Session:
 
     def _line(self) -> str:
         try:
-            line = self._channel.line()
+            line = self._channel.read_line(self._timeout)
+        except TimeoutError as e:
+            raise self._timed_out('did not answer') from e
         except OSError as e:
             raise self._failed(str(e)) from e
         if not line:
-            raise self._failed(self._channel.why())
+            raise self._failed(self._channel.close_reason())
         return line.decode(errors='replace').rstrip('\n')
 
     def _failed(self, said: str) -> exception.MoveFailed:
         """Return the error for what the other host has said."""
         lines = said.strip().splitlines() or ['no reason given']
         return exception.MoveFailed(f'host {self._host}: {lines[-1]}')
+
+    def _timed_out(self, what: str) -> NoAnswer:
+        return NoAnswer(f'host {self._host}: nova-vcloud-receive {what} for '
+                        f'{self._timeout:g} seconds')
 
     def kill(self) -> None:
         """End the connection at once, whatever is on its way."""
@@ -128,11 +149,14 @@ class Hosts:
     it is kept for the next. They end with this process, however that ends.
 
     :param persist: seconds for which one is kept
+    :param timeout: of :class:`Session`
     """
 
-    def __init__(self, transport: channels.Transport, persist: float) -> None:
+    def __init__(self, transport: channels.Transport, persist: float,
+                 timeout: float = TIMEOUT) -> None:
         self._transport = transport
         self._persist = persist
+        self._timeout = timeout
         self._lock = threading.Lock()
         self._idle: dict[str, list[tuple[Session, threading.Timer]]] = {}
 
@@ -168,12 +192,16 @@ class Hosts:
         while session := self._taken(host):
             try:
                 session.ask(*words)
+            except NoAnswer:
+                # Nor would it by the others; the server may be down.
+                session.kill()
+                raise
             except exception.MoveFailed:
                 # It may have died meanwhile, with the other host.
                 session.kill()
             else:
                 return session
-        session = Session(self._transport, host)
+        session = Session(self._transport, host, self._timeout)
         try:
             session.ask(*words)
         except BaseException:

@@ -43,6 +43,12 @@ OPTS = [
         help='Seconds for which a connection to another host is kept after a '
              'move, for the next one, as ``ControlPersist`` of ssh_config(5) '
              'does. 0 keeps none.'),
+    cfg.IntOpt(
+        'transfer_timeout',
+        default=120, min=1,
+        help='Seconds that another host may take for an answer, or to read a '
+             'mebibyte of data. After them the move fails, and the server '
+             'runs on where it was; it may have been down for so long.'),
     cfg.PortOpt(
         'tls_port',
         default=16560,

@@ -166,7 +166,7 @@ def test_no_more_than_was_announced(transport, spool, size):
     with session(transport) as found, refused(f'more than the {size} bytes'):
         begin(found)
         found._frame(b'put layer.tar')
-        found._channel.write(receiver.LENGTH.pack(1 << 62))
+        found._channel.write(receiver.LENGTH.pack(1 << 62), 60)
         found._answer()
     assert written(spool) <= most
 
@@ -181,7 +181,8 @@ def test_a_file_comes_in_few_frames(transport, spool):
     with session(transport) as found, refused('too many frames'):
         begin(found)
         found._frame(b'put layer.tar')
-        found._channel.write((receiver.LENGTH.pack(1) + b'x') * 1000)
+        found._channel.write((receiver.LENGTH.pack(1) + b'x') * 1000,
+                             60)
         found._answer()
 
 
@@ -237,7 +238,7 @@ def test_a_host_that_is_sent_to_says_little(tmp_path, spool, talking):
     folder = tmp_path / 'keys'
     folder.mkdir()
     with talking(folder, spool) as found, \
-            refused('more than 4096 bytes in a line'):
+            refused('a line of more than 4096 bytes'):
         transports.Session(found, sshd.ADDRESS)
 
 

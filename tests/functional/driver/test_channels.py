@@ -3,20 +3,24 @@
 
 import contextlib
 import dataclasses
+import fcntl
 import os
 import signal
 import socket
 import ssl
+import sys
 import threading
 import time
 
 import pytest
+import receivers
 import sshd
 import tlsd
 import transfers
 
 from mini import certificates
 from nova_vcloud import exception
+from nova_vcloud import listener
 from nova_vcloud.virt_docker import channels
 from nova_vcloud.virt_docker import transport
 
@@ -60,19 +64,19 @@ def proxy(port, change=bytes, address=sshd.ADDRESS):
     def accept():
         with contextlib.suppress(OSError):
             while True:
-                one, _address = listener.accept()
+                one, _address = port_of_proxy.accept()
                 two = socket.create_connection((sshd.ADDRESS, port))
                 opened.extend([one, two])
                 for words in ((one, two, change), (two, one, bytes)):
                     threading.Thread(target=pump, args=words,
                                      daemon=True).start()
     opened = []
-    with socket.create_server((address, 0)) as listener:
+    with socket.create_server((address, 0)) as port_of_proxy:
         threading.Thread(target=accept, daemon=True).start()
         try:
-            yield listener.getsockname()[1]
+            yield port_of_proxy.getsockname()[1]
         finally:
-            listener.shutdown(socket.SHUT_RDWR)
+            port_of_proxy.shutdown(socket.SHUT_RDWR)
             for each in opened:
                 each.close()
 
@@ -174,6 +178,99 @@ def test_nobody_answers(way, tmp_path):
         closed = dataclasses.replace(way, port=s.getsockname()[1])
         with pytest.raises(exception.MoveFailed, match='refused'):
             begin(closed)
+
+
+# A host that answers no more
+
+@pytest.mark.parametrize('way', ['tls'], indirect=True)
+def test_no_handshake_is_waited_for_without_end(way, spool, monkeypatch):
+    monkeypatch.setattr(listener, 'HANDSHAKE', 0.5)
+    with receivers.suspended(spool), pytest.raises(
+            exception.MoveFailed, match=f'host {sshd.ADDRESS}.*timed out'):
+        transport.Session(way, sshd.ADDRESS)
+
+
+def test_no_greeting_is_waited_for_without_end(tmp_path, spool):
+    with sshd.private(tmp_path, spool, 'cat >/dev/null') as way, \
+            pytest.raises(exception.MoveFailed,
+                          match=f'host {sshd.ADDRESS}.*did not answer'):
+        transport.Session(way, sshd.ADDRESS, 0.5)
+
+
+def test_no_answer_is_waited_for_without_end(way, spool):
+    session = transport.Session(way, sshd.ADDRESS)
+    try:
+        session._timeout = 0.5
+        with receivers.suspended(spool), pytest.raises(
+                exception.MoveFailed,
+                match=r'did not answer for 0\.5 seconds'):
+            session.ask('begin', SERVER, transfers.TOKEN, '{}')
+    finally:
+        session.kill()
+
+
+@pytest.mark.parametrize(('size', 'said'), [
+    (9, 'did not answer'), (1 << 30, 'received no data')])
+def test_no_file_is_waited_for_without_end(way, spool, size, said):
+    """Be it that it does not read, or does not say that it has all."""
+    def send():
+        with remote.announced(SERVER, transfers.TOKEN, '{}') as delivery, \
+                receivers.suspended(spool):
+            delivery._session._timeout = 0.5
+            delivery.put('layer.tar', (data[:size] for _ in range(
+                max(1, size >> 20))))
+    data = os.urandom(1 << 20)
+    remote = transport.Hosts(way, 0).remote(sshd.ADDRESS)
+    with pytest.raises(exception.MoveFailed,
+                       match=f'host {sshd.ADDRESS}.*{said}'):
+        send()
+    # It gives up what it has, and takes the server once it works again.
+    wait_unlocked(spool)
+    begin(way)
+
+
+def wait_unlocked(spool):
+    deadline = time.monotonic() + 60
+    with open(spool / f'{SERVER}.admission', 'rb') as admission:
+        while True:
+            try:
+                fcntl.flock(admission, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            else:
+                return
+
+
+def test_a_kept_connection_that_hangs_is_given_up(way, spool):
+    hosts = transport.Hosts(way, 60)
+    remote = hosts.remote(sshd.ADDRESS)
+    try:
+        with remote.announced(SERVER, transfers.TOKEN, '{}') as delivery:
+            delivery._session._timeout = 0.5
+        with receivers.suspended(spool), pytest.raises(
+                exception.MoveFailed, match='did not answer'), \
+                remote.announced(SERVER, transfers.TOKEN, '{}'):
+            pytest.fail('nobody answers')
+        wait_unlocked(spool)
+        with remote.announced(SERVER, transfers.TOKEN, '{}') as delivery:
+            delivery.put('layer.tar', [b'data'])
+    finally:
+        hosts.close()
+
+
+def test_a_remote_host_may_write_errors_without_end(tmp_path, spool):
+    """They are neither kept nor waited for."""
+    with sshd.private(tmp_path, spool, (
+            f'yes >&2 & PYTHONPATH={":".join(sys.path)} exec '
+            f'{sys.executable} -m nova_vcloud.cmd.receive --spool {spool}'
+            )) as way, transport.Hosts(way, 0).remote(
+                sshd.ADDRESS).announced(SERVER, transfers.TOKEN,
+                                        '{}') as delivery:
+        for name in ('layer.tar', 'changes.tar'):
+            delivery.put(name, [os.urandom(1 << 20)] * 20)
+        assert len(delivery._session._channel._errors) == channels.MAX_LINE
+    assert (spool / SERVER / 'changes.tar').stat().st_size == SIZE
 
 
 @pytest.mark.parametrize('way', ['tls'], indirect=True)

@@ -2,6 +2,7 @@
 """A server goes from one compute host to another, over real ssh."""
 
 from concurrent import futures
+import contextlib
 import pathlib
 import subprocess
 
@@ -11,6 +12,7 @@ import dockerd as dockerd_fixture
 import lan as lan_fixture
 from nova import objects
 import pytest
+import receivers
 import sshd
 import tlsd
 import transfers
@@ -235,6 +237,31 @@ def test_a_server_that_cannot_be_sent_runs_on(pair, monkeypatch):
         here.send(None, instance, sshd.ADDRESS, ports, 0)
     assert there(hosts[0], instance).startswith('mine')
     assert not hosts[0].keeper.status(instance.uuid).drift
+
+
+@pytest.mark.parametrize('way', ['ssh', 'tls'])
+@pytest.mark.parametrize('step', ['announced', 'stopped'])
+def test_a_server_runs_on_when_the_other_host_does_not_answer(
+        pair, other, monkeypatch, way, step):
+    hosts, make = pair
+    source, spool = hosts[0], other[-1] / 'spool'
+    instance, ports = spawn(source)
+    here, _other = make(way=way)
+    seconds = [120]
+    monkeypatch.setattr(transport.Session, '_timeout', property(
+        lambda _session: seconds[0], lambda *_args: None), raising=False)
+    with contextlib.ExitStack() as stack:
+        def reached(name):
+            if name == step:
+                stack.enter_context(receivers.suspended(spool))
+                seconds[0] = 1
+        monkeypatch.setattr(steps, 'reached', reached)
+        with pytest.raises(exception.MoveFailed,
+                           match=f'host {sshd.ADDRESS}: nova-vcloud-receive '
+                                 '(did not answer|received no data)'):
+            here.send(None, instance, sshd.ADDRESS, ports, 0)
+        assert there(source, instance).startswith('mine')
+        assert not source.keeper.status(instance.uuid).drift
 
 
 def test_the_engine_goes_away_while_a_server_is_sent(pair, monkeypatch):

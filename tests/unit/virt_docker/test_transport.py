@@ -2,6 +2,7 @@
 """What is done when another host says no, or something else than expected."""
 
 import os
+import signal
 import sys
 import time
 
@@ -160,7 +161,7 @@ def test_one_on_which_something_failed_is_not_kept(hosts, receiver):
 
 
 @pytest.mark.parametrize(('wait', 'said'), [
-    (0.5, 'has 3 bytes of 4'), (0, 'says 3 before the end')])
+    (0.5, '3 bytes of 4'), (0, "'3' before the end")])
 def test_other_bytes_than_were_sent(hosts, tmp_path, wait, said):
     way = saying(tmp_path, f'echo yes done; sleep {wait}; echo yes 3; '
                            'exec cat >/dev/null')
@@ -193,11 +194,51 @@ def test_a_host_that_refuses_while_it_is_sent_to(hosts, receiver):
 @pytest.mark.parametrize(('script', 'said'), [
     ('echo a warning >&2; echo Permission denied >&2; exit 255',
      'Permission denied'),
-    ('echo nova-vcloud-receive 2', "says 'nova-vcloud-receive 2'"),
+    ('echo nova-vcloud-receive 2', "'nova-vcloud-receive 2' is not supported"),
     ('exit 0', 'no reason given')])
 def test_a_host_that_cannot_be_reached(hosts, tmp_path, script, said):
     with pytest.raises(exception.MoveFailed, match=said):
         begin(hosts(Local(tmp_path, script)).remote(HOST))
+
+
+FLOOD = 'head -c 5000000 /dev/zero | tr "\\0" x >&2; echo >&2'
+
+
+def test_the_last_error_is_told_of_many(hosts, tmp_path):
+    """More than any pipe holds, before anything is said."""
+    script = f'{FLOOD}; echo Permission denied >&2; exit 255'
+    with pytest.raises(exception.MoveFailed) as failed:
+        begin(hosts(Local(tmp_path, script)).remote(HOST))
+    assert str(failed.value) == f'host {HOST}: Permission denied'
+
+
+def test_no_reason_is_waited_for_without_end(hosts, tmp_path, monkeypatch):
+    monkeypatch.setattr(channels, 'CONNECT_TIMEOUT', 0.2)
+    script = f'exec >/dev/null; {FLOOD}; exec tail -f /dev/null'
+    with pytest.raises(exception.MoveFailed, match='connection closed'):
+        begin(hosts(Local(tmp_path, script)).remote(HOST))
+
+
+@pytest.mark.parametrize('script', [
+    'exec tail -f /dev/null', 'while :; do echo yes >&2; done',
+    'while :; do printf x; sleep 0.1; done'])
+def test_neither_silence_nor_anything_else_is_an_answer(hosts, tmp_path,
+                                                        script):
+    """The time-out is for all of an answer, not for each byte."""
+    with pytest.raises(exception.MoveFailed, match='did not answer'):
+        transport.Session(Local(tmp_path, script), HOST, 0.5)
+
+
+def test_no_orderly_end_is_waited_for_without_end(hosts, tmp_path,
+                                                  monkeypatch):
+    """Nor does what is said meanwhile fill the memory."""
+    monkeypatch.setattr(channels, 'CONNECT_TIMEOUT', 0.2)
+    script = saying(tmp_path, 'echo yes done; exec cat /dev/zero')
+    all_hosts = hosts(script, 0)
+    with all_hosts.remote(HOST).announced(
+            SERVER, transfers.TOKEN, '{}') as delivery:
+        process = delivery._session._channel._process
+    assert process.returncode == -signal.SIGKILL
 
 
 def test_what_cannot_be_read_here_has_no_name_there(hosts, receiver, spool):
