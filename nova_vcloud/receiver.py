@@ -37,7 +37,8 @@ CHUNK = 1 << 20
 #: Bytes of a request, with the manifest of a server.
 MAX_REQUEST = spools.MAX_MANIFEST
 LENGTH = struct.Struct('!Q')
-#: Seconds in which a connection must have begun a server.
+#: Seconds in which a connection must have begun a server, and in which each
+#: later request comes once it has begun to come.
 BEGIN_TIMEOUT = 30
 #: Seconds for which data of a file are awaited.
 DATA_TIMEOUT = 300
@@ -101,13 +102,13 @@ class Connection:
             for request in self._requests():
                 self._say(f'yes {self._answer(request)}')
         except TimeoutError:
-            return self._refuse('nothing came in time')
+            return self.refuse('timed out: no data received')
         except (spools.Refused, ValueError) as e:  # no text, or no number
-            return self._refuse(str(e))
+            return self.refuse(str(e))
         except BrokenPipeError:
             return ''  # nobody is there any more
         except OSError as e:
-            return self._refuse(f'{e.filename or "spool"}: {e.strerror}')
+            return self.refuse(f'{e.filename or "spool"}: {e.strerror}')
         finally:
             self._end()
         return ''
@@ -115,7 +116,8 @@ class Connection:
     def _say(self, line: str) -> None:
         print(line, file=self._sink, flush=True)
 
-    def _refuse(self, reason: str) -> str:
+    def refuse(self, reason: str) -> str:
+        """Say that nothing more is done; return why, in a line."""
         line = ' '.join(reason.split())
         with contextlib.suppress(OSError):
             self._say(f'no {line}')
@@ -127,11 +129,13 @@ class Connection:
             self._arrival = None
 
     def _requests(self) -> Iterator[str]:
+        # However slowly its bytes come: who sends one now and then would keep
+        # a connection that others need.
+        deadline = time.monotonic() + BEGIN_TIMEOUT
         self._set_timeout(BEGIN_TIMEOUT)
         while self._source.peek(1):
-            # Once begun it comes at once: who sends a byte now and then
-            # would keep a connection that others need.
-            deadline = time.monotonic() + BEGIN_TIMEOUT
+            if self._arrival:
+                deadline = time.monotonic() + BEGIN_TIMEOUT
             length = int(LENGTH.unpack(self._read(LENGTH.size, deadline))[0])
             if length > MAX_REQUEST:
                 raise spools.Refused(f'a request of {length} bytes')
@@ -147,11 +151,13 @@ class Connection:
         """
         data = b''
         while len(data) < size:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            self._set_timeout(left)
             chunk = self._source.read1(size - len(data))
             if not chunk:
-                raise spools.Refused('the connection has ended')
-            if time.monotonic() > deadline:
-                raise TimeoutError
+                raise spools.Refused('connection closed by the sender')
             data += chunk
         return data
 
@@ -197,5 +203,5 @@ class Connection:
         """
         head = self._source.read(LENGTH.size)
         if len(head) < LENGTH.size:
-            raise spools.Refused('the connection has ended')
+            raise spools.Refused('connection closed by the sender')
         return int(LENGTH.unpack(head)[0])

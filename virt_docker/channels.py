@@ -27,6 +27,7 @@ from nova_vcloud import listener
 
 CHUNK = 1 << 20
 CONNECT_TIMEOUT = 10  # seconds
+CLOSE_TIMEOUT = 10  # seconds for an orderly end
 #: Bytes of an answer, and of what is kept of an ssh's standard error.
 MAX_LINE = 4096
 CLOSED = 'connection closed by the remote host'
@@ -230,7 +231,7 @@ class _Program(_Stream):
 
         What is on its standard output is thrown away.
         """
-        deadline = time.monotonic() + CONNECT_TIMEOUT
+        deadline = time.monotonic() + CLOSE_TIMEOUT
         try:
             while self._receive(CHUNK, deadline):
                 pass

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who may send a server to a host, by real ssh and real TLS, and how much."""
 
-import concurrent.futures
 import contextlib
 import dataclasses
 import fcntl
 import io
+import itertools
 import json
 import os
 import pathlib
@@ -438,60 +438,191 @@ def test_addresses_of_a_certificate(names, expected):
     assert listener.names_in({}) == set()
 
 
+@contextlib.contextmanager
+def flood(port):
+    """Have 500 connections from 40 addresses that show no certificate.
+
+    Some say nothing, some a byte now and then; each that ends is made anew.
+    """
+    ended = threading.Event()
+    opened = [connected(port, number) for number in range(500)]
+
+    def keep_up():
+        for number in itertools.cycle(range(len(opened))):
+            if ended.is_set():
+                return
+            with contextlib.suppress(BlockingIOError):
+                try:
+                    if number % 2:
+                        opened[number].send(HELLO)
+                    alive = opened[number].recv(1)
+                except ConnectionError:
+                    alive = b''
+                if not alive:
+                    opened[number].close()
+                    opened[number] = connected(port, number)
+    thread = threading.Thread(target=keep_up)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        for each in opened:
+            each.close()
+
+
+def connected(port, number):
+    found = socket.create_connection((sshd.ADDRESS, port), 60,
+                                     (f'127.0.1.{number % 40}', 0))
+    found.setblocking(False)
+    return found
+
+
+HELLO = b'\x16'  # how a TLS handshake begins (RFC 8446, 5.1)
+
+
 @pytest.mark.parametrize('transport', ['tls'], indirect=True)
-def test_who_keeps_all_connections_open_keeps_nobody_out(transport, spool,
-                                                         tmp_path):
-    """No more threads than allowed; another address is heard."""
+def test_who_has_no_certificate_keeps_no_host_out(transport, spool):
+    """A server comes as ever, and there are no more threads than allowed."""
     transfers.admit(spool, SERVER)
     listening = process_of(transport.port)
+    data = os.urandom(MIB)
+    with flood(transport.port):
+        for _ in range(5):
+            with session(transport) as found:
+                assert begin(found) == 'done'
+                found.put('layer.tar', [data] * 4)
+            assert threads(listening) <= (listener.MAX_HANDSHAKES
+                                          + listener.MAX_CONNECTIONS + 2)
+    assert (spool / SERVER / 'layer.tar').read_bytes() == data * 4
+
+
+@pytest.mark.parametrize('transport', ['tls'], indirect=True)
+def test_one_certificate_does_not_take_all_connections(transport, spool,
+                                                       tmp_path):
+    """From whatever addresses; it hears why."""
+    transfers.admit(spool, SERVER)
+    other = cert_of(transport, tmp_path, '127.0.0.9')
     with contextlib.ExitStack() as stack:
-        for _ in range(4 * listener.MAX_PER_ADDRESS):
-            stack.enter_context(socket.create_connection(
-                (sshd.ADDRESS, transport.port), 10, ('127.0.0.7', 0)))
-        until(lambda: 'too many connections' in (
-            tmp_path / 'keys' / 'log').read_text())
-        assert threads(listening) <= listener.MAX_PER_ADDRESS + 2
+        for _ in range(listener.MAX_PER_CERTIFICATE):
+            stack.enter_context(session(other))
+        with refused('too many connections: one certificate may have'):
+            stack.enter_context(session(other))
         with session(transport) as found:
             assert begin(found) == 'done'
 
 
-def test_all_connections_are_bounded_and_counted(spool):
-    """However many addresses they come from."""
-    with listener.Listener(spools.Spool(str(spool)), ('127.0.0.1', 0),
-                           None) as one:
-        addresses = [(f'192.0.2.{number % 250}', 1) for number in range(300)]
-        taken = [one.verify_request(None, each) for each in addresses]
-        assert sum(taken) == listener.MAX_CONNECTIONS
-        assert not one.verify_request(None, ('198.51.100.1', 1))
-        with concurrent.futures.ThreadPoolExecutor(4) as pool:
-            two, _peer = socket.socketpair()
-            pool.submit(one.process_request_thread, two,
-                        addresses[0]).result()
-        assert one.verify_request(None, ('198.51.100.1', 1))
-        _peer.close()
+@contextlib.contextmanager
+def listening(spool, context=None):
+    context = context or ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with listener.Listener(spools.Spool(str(spool)), (sshd.ADDRESS, 0),
+                           context) as found:
+        thread = threading.Thread(target=found.serve_forever)
+        thread.start()
+        try:
+            yield found
+        finally:
+            found.shutdown()
+            thread.join()
+
+
+def test_a_handshake_has_a_time_however_slowly_it_comes(spool, monkeypatch):
+    monkeypatch.setattr(listener, 'HANDSHAKE', 0.5)
+    with listening(spool) as found, socket.create_connection(
+            found.server_address) as one:
+        one.settimeout(0.1)
+
+        def ended():
+            with contextlib.suppress(TimeoutError):
+                try:
+                    one.send(HELLO)
+                    return not one.recv(1)
+                except (ConnectionError, BrokenPipeError):
+                    return True
+            return False
+        until(ended)
+        until(lambda: not found.connections._handshakes)
+
+
+def test_connections_are_bounded_and_counted(monkeypatch):
+    """Those with a certificate, of however many certificates."""
+    connections = listener.Connections()
+    for number in range(listener.MAX_CONNECTIONS):
+        assert connections.add(number, f'192.0.2.{number % 250}')
+        assert connections.authenticated(number, number % 9)
+    assert connections.add('one', '198.51.100.1')
+    assert not connections.authenticated('one', 'new')
+    connections.remove(0)
+    assert connections.authenticated('one', 'new')
+
+
+@pytest.mark.parametrize(('first', 'then', 'ends'), [
+    ('192.0.2.{}', ['198.51.100.1'], 1),
+    ('192.0.2.7', ['198.51.100.1', '198.51.100.1'], 0),
+    # Who has an IPv6 network has its addresses.
+    ('2001:db8::{:x}', ['2001:db8:1::1', '2001:db8:1::2'], 0),
+    ('::ffff:192.0.2.{}', ['198.51.100.1'], 1)])
+def test_who_has_the_most_handshakes_loses_one(monkeypatch, first, then, ends):
+    """The oldest; a host that has shown a certificate is the last to."""
+    monkeypatch.setattr(listener, 'EVICTION', 0)
+    connections = listener.Connections()
+    pairs = [socket.socketpair() for _ in range(listener.MAX_HANDSHAKES)]
+    try:
+        connections.add(None, first.format(1))
+        connections.authenticated(None, 'host')
+        for number, (one, _two) in enumerate(pairs, 1):
+            assert connections.add(one, first.format(number))
+        for address in then:
+            assert not connections.add(object(), address)
+            pairs[ends][1].settimeout(60)
+            assert pairs[ends][1].recv(1) == b''
+            connections.remove(pairs[ends][0])
+            assert connections.add(object(), address)
+            ends += 1
+        for one, two in pairs[ends:]:
+            one.send(b'x')
+            assert two.recv(1) == b'x'
+    finally:
+        for each in itertools.chain(*pairs):
+            each.close()
+
+
+def test_what_anybody_can_cause_fills_no_log(capsys, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(listener.time, 'monotonic', lambda: now[0])
+    connections = listener.Connections()
+    for _ in range(1000):
+        connections.log('192.0.2.1', 'TLS handshake failed')
+    now[0] += 1
+    connections.log('192.0.2.1', 'TLS handshake failed')
+    assert capsys.readouterr().err.splitlines() == [
+        "192.0.2.1: 'TLS handshake failed'",
+        "192.0.2.1: 'TLS handshake failed (and 999 more such lines)'"]
 
 
 def test_a_connection_for_which_there_is_no_thread_is_not_counted(
         spool, monkeypatch):
-    def start(_thread):
-        raise RuntimeError("can't start new thread")
-    monkeypatch.setattr(threading.Thread, 'start', start)
-    peer = ('192.0.2.1', 1)
-    with listener.Listener(spools.Spool(str(spool)), ('127.0.0.1', 0),
-                           None) as one:
-        for _ in range(listener.MAX_PER_ADDRESS + 1):
-            assert one.verify_request(None, peer)
-            with pytest.raises(RuntimeError):
-                one.process_request(None, peer)
+    class Broken(threading.Thread):
+        def start(self):
+            raise RuntimeError("can't start new thread")
+    with listening(spool) as found:
+        with monkeypatch.context() as patch:
+            patch.setattr(listener.socketserver.threading, 'Thread', Broken)
+            patch.setattr(found, 'handle_error', lambda *_args: None)
+            for _ in range(listener.MAX_HANDSHAKES + 1):
+                with socket.create_connection(found.server_address) as one:
+                    assert one.recv(1) == b''
+        until(lambda: not found.connections._handshakes)
 
 
 def test_who_begins_nothing_is_not_waited_for(spool, monkeypatch):
     monkeypatch.setattr(receiver, 'BEGIN_TIMEOUT', 0.2)
     out, into = os.pipe()
     with open(out, 'rb', buffering=0), open(into, 'wb', buffering=0) as sink:
-        assert converse(spool, out) == 'nothing came in time'
+        assert converse(spool, out) == 'timed out: no data received'
         sink.write(b'\0' * 3)  # part of a frame
-        assert converse(spool, out) == 'nothing came in time'
+        assert converse(spool, out) == 'timed out: no data received'
 
 
 def test_who_stops_sending_is_not_waited_for(spool, monkeypatch):
@@ -502,7 +633,7 @@ def test_who_stops_sending_is_not_waited_for(spool, monkeypatch):
         for data in (f'begin {SERVER} {transfers.TOKEN} {{}}'.encode(),
                      b'put layer.tar', b'some'):
             sink.write(receiver.LENGTH.pack(len(data)) + data)
-        assert converse(spool, out) == 'nothing came in time'
+        assert converse(spool, out) == 'timed out: no data received'
     assert not (spool / SERVER / 'layer.tar').exists()
     # Another connection is not kept out by it.
     assert spools.Spool(str(spool)).begin(SERVER, transfers.TOKEN, '{}', None)

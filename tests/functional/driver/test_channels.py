@@ -259,8 +259,10 @@ def test_a_kept_connection_that_hangs_is_given_up(way, spool):
         hosts.close()
 
 
-def test_a_remote_host_may_write_errors_without_end(tmp_path, spool):
+def test_a_remote_host_may_write_errors_without_end(tmp_path, spool,
+                                                    monkeypatch):
     """They are neither kept nor waited for."""
+    monkeypatch.setattr(channels, 'CLOSE_TIMEOUT', 0.2)
     with sshd.private(tmp_path, spool, (
             f'yes >&2 & PYTHONPATH={":".join(sys.path)} exec '
             f'{sys.executable} -m nova_vcloud.cmd.receive --spool {spool}'

@@ -213,7 +213,7 @@ def test_the_last_error_is_told_of_many(hosts, tmp_path):
 
 
 def test_no_reason_is_waited_for_without_end(hosts, tmp_path, monkeypatch):
-    monkeypatch.setattr(channels, 'CONNECT_TIMEOUT', 0.2)
+    monkeypatch.setattr(channels, 'CLOSE_TIMEOUT', 0.2)
     script = f'exec >/dev/null; {FLOOD}; exec tail -f /dev/null'
     with pytest.raises(exception.MoveFailed, match='connection closed'):
         begin(hosts(Local(tmp_path, script)).remote(HOST))
@@ -232,7 +232,7 @@ def test_neither_silence_nor_anything_else_is_an_answer(hosts, tmp_path,
 def test_no_orderly_end_is_waited_for_without_end(hosts, tmp_path,
                                                   monkeypatch):
     """Nor does what is said meanwhile fill the memory."""
-    monkeypatch.setattr(channels, 'CONNECT_TIMEOUT', 0.2)
+    monkeypatch.setattr(channels, 'CLOSE_TIMEOUT', 0.2)
     script = saying(tmp_path, 'echo yes done; exec cat /dev/zero')
     all_hosts = hosts(script, 0)
     with all_hosts.remote(HOST).announced(
