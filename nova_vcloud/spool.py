@@ -46,7 +46,12 @@ LOCK_TIMEOUT = 10.0
 BEHIND = 16 << 20
 SYNC_FILE_RANGE_WRITE = 2  # linux/fs.h
 
+#: Receivers at a time that ssh may have started, each a process.
+MAX_RECEIVERS = 64
+
 _ADMISSION = '.admission'
+#: File of which each receiver locks a byte.
+_RECEIVERS = '.receivers'
 _libc = ctypes.CDLL(None)
 _libc.sync_file_range.argtypes = [ctypes.c_int, ctypes.c_int64,
                                   ctypes.c_int64, ctypes.c_uint]
@@ -130,11 +135,35 @@ class Spool:
     def __init__(self, path: str) -> None:
         self._path = path
 
+    def check(self) -> None:
+        """See that only its owner can write to it.
+
+        :raises Refused: with what to change
+        :raises FileNotFoundError: there is none
+        """
+        status = os.lstat(self._path)
+        if not stat.S_ISDIR(status.st_mode):
+            raise Refused(f'{self._path} is not a directory')
+        if os.geteuid() not in (0, status.st_uid):
+            raise Refused(
+                f'{self._path} belongs to uid {status.st_uid}, and this runs '
+                f'as uid {os.geteuid()}: chown {os.geteuid()} {self._path}')
+        if status.st_mode & 0o022:
+            raise Refused(
+                f'others than its owner can write to {self._path} (mode '
+                f'{stat.S_IMODE(status.st_mode):o}): chmod 700 {self._path}')
+        _check_parents(os.path.realpath(self._path))
+
     # For nova-compute
 
     def make(self) -> None:
-        """Have the directory."""
-        os.makedirs(self._path, mode=0o700, exist_ok=True)
+        """Have the directory.
+
+        :raises Refused: others can write to the one that is there
+        """
+        with contextlib.suppress(FileExistsError):
+            os.makedirs(self._path, mode=0o700)
+        self.check()
 
     def admit(self, server: str, admission: Admission) -> None:
         """Let a server be sent here; an earlier admission of it ends.
@@ -245,6 +274,25 @@ class Spool:
         return None
 
     # For the receiver
+
+    @contextlib.contextmanager
+    def receiving(self, most: int = MAX_RECEIVERS) -> Iterator[None]:
+        """Be one of the processes that may receive at a time; once in each.
+
+        The kernel ends the lock of one that ends, however it does (fcntl(2)).
+
+        :raises Refused: there are as many already
+        """
+        fd = os.open(os.path.join(self._path, _RECEIVERS), os.O_RDWR
+                     | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            if not any(_try_lock_byte(fd, number) for number in range(most)):
+                raise Refused(
+                    f'too many connections: {most} processes of '
+                    f'nova-vcloud-receive use {self._path} (--max-receivers)')
+            yield
+        finally:
+            os.close(fd)
 
     def begin(self, server: str, token: str, manifest: str,
               names: frozenset[str] | None) -> Arrival:
@@ -394,6 +442,31 @@ def _try_lock(fd: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _try_lock_byte(fd: int, number: int) -> bool:
+    try:
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
+
+
+def _check_parents(path: str) -> None:
+    """See that nobody can put another directory in the place of one.
+
+    :raises Refused: with what to change
+    """
+    parent = os.path.dirname(path)
+    if parent == path:
+        return
+    mode, owner = os.stat(parent).st_mode, os.stat(path).st_uid
+    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+        raise Refused(f'everybody can rename {path}: chmod o-w {parent}')
+    if mode & stat.S_IWOTH and owner not in (0, os.geteuid()):
+        raise Refused(f'anybody could have made {path}, of uid {owner}, in '
+                      f'{parent}: choose another directory')
+    _check_parents(parent)
 
 
 def _parsed(f: IO[bytes]) -> Admission:

@@ -157,8 +157,15 @@ class Moves:
         self._arriving: set[str] = set()
 
     def make_spool(self) -> None:
-        """Have the directory for what comes."""
-        self._spool.make()
+        """Have the directory for what comes.
+
+        :raises HostNotReady: others can write to it; with what to change
+        """
+        try:
+            self._spool.make()
+        except spools.Refused as e:
+            raise exception.HostNotReady(
+                f'[vcloud_migration] spool_path: {e}') from e
 
     # From here
 

@@ -23,6 +23,10 @@ def _parser() -> argparse.ArgumentParser:
         prog='nova-vcloud-receive', description=__doc__)
     words.add_argument('--spool', default='/var/lib/nova/vcloud-moves',
                        help='[vcloud_migration] spool_path')
+    words.add_argument('--max-receivers', type=int, metavar='NUMBER',
+                       default=spool.MAX_RECEIVERS,
+                       help='processes that ssh may have started at a time '
+                            'for this spool (%(default)s)')
     words.add_argument('--listen', metavar='ADDRESS:PORT',
                        help='take connections there, by TLS, in place of '
                             'standard input')
@@ -33,26 +37,43 @@ def _parser() -> argparse.ArgumentParser:
     return words
 
 
+def _serve_stdin(here: spool.Spool, most: int) -> str:
+    """Serve the host that ssh has connected; return why it was refused.
+
+    :param most: processes that do so at a time
+    """
+    with contextlib.suppress(OSError):  # more than one may have
+        fcntl.fcntl(sys.stdin, fcntl.F_SETPIPE_SZ, receiver.CHUNK)
+    source = receiver.Input(sys.stdin.fileno())
+    connection = receiver.Connection(
+        here, io.BufferedReader(source), sys.stdout,
+        set_timeout=source.set_timeout)
+    try:
+        here.check()
+        with here.receiving(most):
+            return connection.serve()
+    except spool.Refused as e:
+        return connection.refuse(str(e))
+    except OSError as e:
+        return connection.refuse(f'{e.filename or "spool"}: {e.strerror}')
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run; what an ssh client wanted to run does not matter."""
     words = _parser()
     options = words.parse_args(arguments)
+    here = spool.Spool(options.spool)
     if not options.listen:
-        with contextlib.suppress(OSError):  # more than one may have
-            fcntl.fcntl(sys.stdin, fcntl.F_SETPIPE_SZ, receiver.CHUNK)
-        source = receiver.Input(sys.stdin.fileno())
-        refused = receiver.Connection(
-            spool.Spool(options.spool), io.BufferedReader(source), sys.stdout,
-            set_timeout=source.set_timeout).serve()
-        return int(bool(refused))
+        return int(bool(_serve_stdin(here, options.max_receivers)))
     if None in (options.cert, options.key, options.ca):
         words.error('--listen needs --cert, --key and --ca')
     # ssh starts this for each connection, and has no use for that.
     from nova_vcloud import listener  # noqa: PLC0415
     try:
-        listener.listen(spool.Spool(options.spool), options.listen,
-                        options.cert, options.key, options.ca)
-    except (OSError, ValueError) as e:
+        here.check()
+        listener.listen(here, options.listen, options.cert, options.key,
+                        options.ca)
+    except (OSError, ValueError, spool.Refused) as e:
         words.error(f'--listen {options.listen}: {e}')
 
 

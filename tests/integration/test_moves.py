@@ -10,6 +10,7 @@ from desk import Desk
 from desk import until
 from openstack import exceptions
 import pytest
+import transfers
 
 from mini import settings
 
@@ -72,8 +73,8 @@ def names(desk: Desk, server) -> dict[str, list[str]]:
 
 def spools(desk: Desk) -> list[str]:
     """Return what lies in the spools of all hosts."""
-    return [path.name for host in desk.cloud.hosts
-            for path in (host.folder / 'nova/vcloud-moves').iterdir()]
+    return [name for host in desk.cloud.hosts for name in transfers.left(
+        host.folder / 'nova/vcloud-moves')]
 
 
 def sides(desk: Desk, server) -> tuple[settings.Host, settings.Host]:

@@ -26,6 +26,7 @@ from nova_vcloud import listener
 from nova_vcloud import receiver
 from nova_vcloud import spool as spools
 from nova_vcloud.virt_docker import channels
+from nova_vcloud.virt_docker import moves
 from nova_vcloud.virt_docker import transport as transports
 
 SERVER = '11111111-2222-4333-8444-555566667777'
@@ -64,9 +65,10 @@ def begin(found, server=SERVER, token=transfers.TOKEN, manifest='{}'):
 
 
 def files(spool):
-    """Return what lies in the spool, but for admissions."""
+    """Return what lies in the spool, but for admissions and locks."""
     return sorted(str(path.relative_to(spool)) for path in spool.rglob('*')
-                  if path.suffix != '.admission')
+                  if path.suffix != '.admission'
+                  and path.name != '.receivers')
 
 
 def refused(match):
@@ -344,6 +346,19 @@ def test_the_reserve_stays_while_it_is_sent(spool, monkeypatch):
     assert not (spool / SERVER / 'layer.tar').exists()
 
 
+# Who can write to the spool
+
+@pytest.mark.parametrize('mode', [0o770, 0o707, 0o1777])
+def test_no_start_with_a_spool_that_others_can_write(spool, mode):
+    """They could have nova-compute, which is root, unpack what they like."""
+    found = moves.Moves(*[None] * 3, 'layer', str(spool), *[None] * 7)
+    found.make_spool()
+    spool.chmod(mode)
+    with pytest.raises(exception.HostNotReady,
+                       match=rf'spool_path: .*\): chmod 700 {spool}$'):
+        found.make_spool()
+
+
 # Links in the spool
 
 @pytest.mark.parametrize('place', ['folder', 'admission', 'new'])
@@ -398,6 +413,22 @@ def test_the_receiver_of_another_account_reads_its_admissions(spool):
     transfers.admit(spool, SERVER)
     status = os.stat(spool / f'{SERVER}.admission')
     assert (status.st_uid, status.st_mode & 0o777) == (65534, 0o600)
+
+
+@pytest.mark.parametrize('transport', ['ssh'], indirect=True)
+def test_one_key_does_not_start_receivers_without_end(transport, spool):
+    """Who is one too many hears why, and begins nothing."""
+    transfers.admit(spool, SERVER)
+    with contextlib.ExitStack() as stack:
+        for number in range(spools.MAX_RECEIVERS):
+            fd = os.open(spool / '.receivers', os.O_RDWR | os.O_CREAT)
+            stack.callback(os.close, fd)
+            fcntl.lockf(fd, fcntl.LOCK_EX, 1, number)
+        with refused('too many connections: 64 processes of'):
+            stack.enter_context(session(transport))
+    assert files(spool) == []
+    with session(transport) as found:
+        assert begin(found) == 'done'
 
 
 # TLS
@@ -485,17 +516,18 @@ HELLO = b'\x16'  # how a TLS handshake begins (RFC 8446, 5.1)
 @pytest.mark.parametrize('transport', ['tls'], indirect=True)
 def test_who_has_no_certificate_keeps_no_host_out(transport, spool):
     """A server comes as ever, and there are no more threads than allowed."""
-    transfers.admit(spool, SERVER)
     listening = process_of(transport.port)
     data = os.urandom(MIB)
     with flood(transport.port):
-        for _ in range(5):
+        for number in range(5):
+            server = f'{SERVER[:-1]}{number}'
+            transfers.admit(spool, server)
             with session(transport) as found:
-                assert begin(found) == 'done'
+                assert begin(found, server) == 'done'
                 found.put('layer.tar', [data] * 4)
+            assert (spool / server / 'layer.tar').read_bytes() == data * 4
             assert threads(listening) <= (listener.MAX_HANDSHAKES
                                           + listener.MAX_CONNECTIONS + 2)
-    assert (spool / SERVER / 'layer.tar').read_bytes() == data * 4
 
 
 @pytest.mark.parametrize('transport', ['tls'], indirect=True)

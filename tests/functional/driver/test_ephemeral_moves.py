@@ -66,7 +66,7 @@ def pair(dockerd, lan, other, tmp_path, monkeypatch, request):
                 lambda _context, _image: False, 2, 64 << 10, 5,
                 host.ephemerals))
         yield here, there
-    assert list((folder / 'spool').iterdir()) == []
+    assert transfers.left(folder / 'spool') == []
 
 
 def spawn(host, info=ONE, ephemeral_gb=1):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What other hosts may do with the spool, and what not."""
 
+import contextlib
 import io
 import os
 import subprocess
@@ -182,6 +183,117 @@ def test_what_the_ssh_client_wants_to_run_does_not_matter(tmp_path):
     assert done.returncode == 0
     assert (tmp_path / SERVER).exists()
     assert list(other.iterdir()) == []
+
+
+@contextlib.contextmanager
+def receivers(spool, number, *words):
+    """Have some that run, each with a pipe by which nothing comes."""
+    with contextlib.ExitStack() as stack:
+        started = []
+        for _ in range(number):
+            one = subprocess.Popen(
+                [sys.executable, '-m', 'nova_vcloud.cmd.receive', '--spool',
+                 str(spool), *words], stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE, text=True,
+                env={'PYTHONPATH': ':'.join(sys.path)})
+            stack.enter_context(one)
+            stack.callback(one.kill)
+            started.append(one)
+            assert one.stdout.readline().rstrip() == receiver.VERSION
+        yield started
+
+
+def test_only_so_many_receive_at_a_time(tmp_path):
+    transfers.admit(tmp_path, SERVER)
+    words, begin = ('--max-receivers', '3'), frame(BEGIN)
+    with receivers(tmp_path, 3, *words) as [one, _two, _three]:
+        done = program(tmp_path, *words, said=begin)
+        assert done.stdout.decode() == (
+            'no too many connections: 3 processes of nova-vcloud-receive use '
+            f'{tmp_path} (--max-receivers)\n')
+        assert done.returncode == 1
+        # The place of one that ends, however it does, is free.
+        one.kill()
+        one.wait()
+        done = program(tmp_path, *words, said=begin)
+        assert done.stdout.decode().splitlines()[1:] == ['yes done']
+    assert spools.Spool(str(tmp_path)).waiting() == [SERVER]
+
+
+@pytest.mark.parametrize('words', [(), (
+    '--listen', '127.0.0.1:0', '--cert', '/no', '--key', '/no', '--ca',
+    '/no')])
+def test_no_spool_that_others_can_write_is_used(tmp_path, words):
+    tmp_path.chmod(0o770)
+    done = program(tmp_path, *words)
+    assert done.returncode
+    assert 'others than its owner can write' in (
+        done.stdout + done.stderr).decode()
+
+
+def test_no_spool_at_all(tmp_path):
+    done = program(tmp_path / 'none')
+    assert done.stdout.decode() == (
+        f'no {tmp_path}/none: No such file or directory\n')
+
+
+def test_a_spool_is_made_for_its_owner_alone(tmp_path):
+    spools.Spool(str(tmp_path / 'a/b')).make()
+    assert (tmp_path / 'a/b').stat().st_mode & 0o777 == 0o700
+    # That is fine with the next start, too.
+    spools.Spool(str(tmp_path / 'a/b')).make()
+
+
+@pytest.mark.parametrize(('mode', 'said'), [
+    (0o770, r'mode 770\): chmod 700 '), (0o702, r'mode 702\): chmod 700 ')])
+def test_a_spool_that_others_can_write(tmp_path, mode, said):
+    path = tmp_path / 'spool'
+    path.mkdir()
+    path.chmod(mode)
+    with pytest.raises(spools.Refused, match=said + str(path)):
+        spools.Spool(str(path)).make()
+    path.chmod(0o755)
+    spools.Spool(str(path)).make()
+
+
+@pytest.mark.parametrize('kind', ['file', 'link'])
+def test_a_spool_that_is_no_directory(tmp_path, kind):
+    path = tmp_path / 'spool'
+    if kind == 'file':
+        path.touch()
+    else:
+        path.symlink_to(tmp_path)
+    with pytest.raises(spools.Refused, match='is not a directory'):
+        spools.Spool(str(path)).make()
+
+
+def test_a_spool_that_others_can_replace(tmp_path):
+    path = tmp_path / 'open/between/spool'
+    path.mkdir(parents=True)
+    (tmp_path / 'open').chmod(0o777)
+    with pytest.raises(spools.Refused,
+                       match=f'can rename {tmp_path}/open/between: chmod o-w '
+                             f'{tmp_path}/open'):
+        spools.Spool(str(path)).make()
+    # As in /tmp: what is root's or ours stays.
+    (tmp_path / 'open').chmod(0o1777)
+    spools.Spool(str(path)).make()
+
+
+def test_a_spool_of_somebody_else(tmp_path, monkeypatch):
+    """Root takes that of an account, but none that anybody could make."""
+    path = tmp_path / 'open/spool'
+    path.mkdir(parents=True)
+    os.chown(path, 65534, 65534)
+    spools.Spool(str(path)).make()
+    (tmp_path / 'open').chmod(0o1777)
+    with pytest.raises(spools.Refused, match=f'anybody could have made {path}'
+                       ):
+        spools.Spool(str(path)).make()
+    monkeypatch.setattr(spools.os, 'geteuid', lambda: 1234)
+    with pytest.raises(spools.Refused, match='belongs to uid 65534, and this '
+                                             'runs as uid 1234: chown 1234'):
+        spools.Spool(str(path)).make()
 
 
 @pytest.mark.parametrize(('words', 'said'), [

@@ -195,6 +195,7 @@ def test_a_host_that_refuses_while_it_is_sent_to(hosts, receiver):
     ('echo a warning >&2; echo Permission denied >&2; exit 255',
      'Permission denied'),
     ('echo nova-vcloud-receive 2', "'nova-vcloud-receive 2' is not supported"),
+    ('echo no too many connections', '1: too many connections$'),
     ('exit 0', 'no reason given')])
 def test_a_host_that_cannot_be_reached(hosts, tmp_path, script, said):
     with pytest.raises(exception.MoveFailed, match=said):
