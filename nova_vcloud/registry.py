@@ -251,7 +251,7 @@ class _Repository:
             raise self._away(e) from e
 
     def _away(self, error: Exception) -> RegistryError:
-        word = ('does not prove who it is'
+        word = ('TLS certificate verification failed'
                 if isinstance(error, requests.exceptions.SSLError)
                 else 'cannot be reached')
         return RegistryError(f'{self._reference.host} {word}: {error}')

@@ -344,7 +344,7 @@ class Spool:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(lock)
-            raise Refused(f'another connection sends {server}') from None
+            raise Refused(f'a transfer of {server} is in progress') from None
         return found, lock
 
 
@@ -394,7 +394,7 @@ class Arrival:
         if name not in self._admission.files:
             raise Refused(f'{name!r} is not among the files announced')
         if name in self._names:
-            raise Refused(f'{name} has come already')
+            raise Refused(f'{name} was received already')
         self._names.add(name)
         size = started = 0
         with self._file(name) as f:
@@ -411,9 +411,9 @@ class Arrival:
 
     def _check(self) -> None:
         if not os.fstat(self._lock).st_nlink:
-            raise Refused('the admission has ended')
+            raise Refused('admission expired or revoked')
         if _free(self._folder) < RESERVE:
-            raise Refused('there is no room left')
+            raise Refused('no space left in the spool')
 
     @contextlib.contextmanager
     def _file(self, name: str) -> Iterator[io.FileIO]:

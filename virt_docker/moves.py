@@ -205,8 +205,8 @@ class Moves:
                 self._servers.leave(uuid)
                 steps.reached('left')
             except BaseException:
-                LOG.info('Server stays: it could not be sent to %s', dest,
-                         instance=instance)
+                LOG.info('Migration to %s failed, the server stays on this '
+                         'host', dest, instance=instance)
                 self._patiently(reattach)
                 self._patiently(lambda: self._servers.restore(
                     instance, network_info, ran))
@@ -309,8 +309,8 @@ class Moves:
         try:
             self._destination.abandon(context, instance)
         except exception.MoveFailed as e:
-            LOG.info('What the other host has of the server stays there for '
-                     'a while: %s', e, instance=instance)
+            LOG.info('The destination could not be told to drop what it '
+                     'received: %s', e, instance=instance)
 
     # To here
 
@@ -377,7 +377,7 @@ class Moves:
         try:
             return self._spool.manifest(uuid)
         except spools.Refused as e:
-            LOG.error('What came for server %s cannot be used: %s', uuid, e)
+            LOG.error('Invalid migration data of server %s: %s', uuid, e)
             return None
 
     def waiting(self) -> list[str]:
@@ -455,11 +455,11 @@ class Moves:
             try:
                 image = archive.open_archive(chunks, tag)
                 if image.kind is archive.Kind.ROOTFS:
-                    raise exception.MoveFailed('no image has come')
+                    raise exception.MoveFailed('no image was received')
                 self._engine.image_load(image.chunks)
             except exception.InvalidImageArchive as e:
                 raise exception.MoveFailed(
-                    f'the image that has come is not taken: {e}') from e
+                    f'the image received is invalid: {e}') from e
 
     def _layers(self, tag: str) -> tuple[str, ...]:
         image = self._engine.image_get(tag) or {}

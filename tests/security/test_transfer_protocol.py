@@ -121,7 +121,7 @@ def test_two_connections_do_not_send_one_server(transport, spool):
     transfers.admit(spool, SERVER)
     with session(transport) as one:
         begin(one)
-        with session(transport) as two, refused('another connection'):
+        with session(transport) as two, refused('is in progress'):
             begin(two)
         one.put('layer.tar', [b'data'])
     assert (spool / SERVER / 'layer.tar').read_bytes() == b'data'
@@ -146,7 +146,7 @@ def test_a_file_comes_once(transport, spool):
     with session(transport) as found:
         begin(found)
         found.put('layer.tar', [b'data'])
-        with refused('has come already'):
+        with refused('was received already'):
             found.put('layer.tar', [b'more'])
     assert (spool / SERVER / 'layer.tar').read_bytes() == b'data'
 
@@ -190,7 +190,7 @@ def test_a_file_comes_in_few_frames(transport, spool):
 
 def test_the_admission_ends_while_it_is_sent(transport, spool):
     transfers.admit(spool, SERVER)
-    with session(transport) as found, refused('the admission has ended'):
+    with session(transport) as found, refused('admission expired or revoked'):
         begin(found)
 
         def chunks():
@@ -340,7 +340,7 @@ def test_the_reserve_stays_while_it_is_sent(spool, monkeypatch):
                                              None)
     left = iter([spools.RESERVE, spools.RESERVE - 1])
     monkeypatch.setattr(spools, '_free', lambda _where: next(left))
-    with pytest.raises(spools.Refused, match='no room left'):
+    with pytest.raises(spools.Refused, match='no space left'):
         arrival.put('layer.tar', [b'x' * spools.BEHIND] * 3)
     arrival.close()
     assert not (spool / SERVER / 'layer.tar').exists()

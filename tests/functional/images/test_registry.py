@@ -177,7 +177,7 @@ def test_tls_and_password(private_engine, tmp_path, secure):
 
 
 @pytest.mark.parametrize(('changed', 'reason'), [
-    ({'ca_file': ''}, 'does not prove who it is'),
+    ({'ca_file': ''}, 'TLS certificate verification failed'),
     ({'auth_file': ''}, 'has none for it'),
     ({'auth_file': '/nonexistent'}, 'cannot be read'),
     ({'auth_file': 'wrong'}, 'refuses the credentials'),
