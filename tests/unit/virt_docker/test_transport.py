@@ -15,6 +15,7 @@ from nova_vcloud import exception
 from nova_vcloud import receiver as receivers
 from nova_vcloud.conf import migration
 from nova_vcloud.virt_docker import channels
+from nova_vcloud.virt_docker import factory
 from nova_vcloud.virt_docker import transport
 
 SERVER = '11111111-2222-4333-8444-555566667777'
@@ -272,10 +273,12 @@ def test_the_operator_chooses_the_transport(tmp_path):
     assert isinstance(channels.transport_of(conf.vcloud_migration),
                       channels.Ssh)
     path = tmp_path / 'nova.conf'
-    path.write_text('[vcloud_migration]\ntransport = tls\n')
+    path.write_text('[vcloud_migration]\ntransport = tls\n'
+                    'transfer_timeout = 7\n')
     conf([], default_config_files=[str(path)])
     assert channels.transport_of(conf.vcloud_migration) == channels.Tls(
         16560, '', '', '')
+    assert factory.other_hosts(conf)._timeout == 7
 
 
 def test_a_worker_writes_to_a_pipe():
