@@ -159,6 +159,21 @@ def test_what_a_killed_build_has_left_goes_at_the_next_look(host):
     assert not host.there(image_id)
 
 
+def test_a_look_during_a_build_keeps_nothing_of_it(host):
+    """Nova's record of the server that fails names the image."""
+    image_id = host.upload(content())
+    server = objects.Instance(uuid=str(uuid.uuid4()), image_ref=image_id)
+    before = host.contents()
+    with pytest.raises(BuildError):
+        build(host, image_id, error=BuildError(),
+              then=lambda: host.cache.prune([server]))
+    assert host.settled(before) == before
+    # One that has a server is kept.
+    build(host, image_id, then=lambda: host.cache.prune([server]))
+    host.cache.prune([server])
+    assert host.store.records.read(image_id).kept
+
+
 def bounded(dockerd, tmp_path, **bounds):
     return image_hosts.private(dockerd, tmp_path,
                                bounds=imageroom.Bounds(**bounds))
