@@ -94,13 +94,16 @@ class Layer:
 
 
 def open_archive(source: Iterable[bytes], tag: str, limit: int = MAX_BYTES,
-                 files: int = unpacked.MAX_FILES) -> Archive:
+                 files: int = unpacked.MAX_FILES,
+                 reserve: Callable[[unpacked.Weight], None]
+                 = lambda _total: None) -> Archive:
     """Tell what an archive is and return its bytes, made safe to load.
 
     :param source: the archive, plain or compressed with gzip
     :param tag: ``repository:tag``, the only name the loaded image gets
     :param limit: bytes to which the archive may unpack, and its layers
     :param files: how many files and folders it may have
+    :param reserve: as of :class:`unpacked.Scale`
     :raises InvalidImageArchive: at once, or from ``chunks`` before its last
         one, so that the engine never sees a bad archive end well
     """
@@ -108,7 +111,7 @@ def open_archive(source: Iterable[bytes], tag: str, limit: int = MAX_BYTES,
     if reader.peek(len(strict_gzip.MAGIC)) == strict_gzip.MAGIC:
         reader = _Reader(strict_gzip.unpacked(reader.rest(), padded=True))
     kind = classify(reader.peek(_HEAD))
-    scale = unpacked.Scale(limit, files)
+    scale = unpacked.Scale(limit, files, reserve)
     chunks = (unpacked.Layer(scale, marked=True).passed(reader.rest())
               if kind is Kind.ROOTFS
               else _ImageFilter(reader, tag, scale).chunks())
@@ -258,7 +261,7 @@ class _ImageFilter:
         self._tag = tag
         self._scale = scale
         # Of what passes; what the image takes is known by its manifest.
-        self._passing = unpacked.Scale(scale.limit, scale.files)
+        self._passing = scale.anew()
         self._total = 0
         self._layers: dict[str, _Stored] = {}
         self._held: dict[str, bytes] = {}
@@ -285,7 +288,8 @@ class _ImageFilter:
         if member.folder:
             return
         if name in self._names:
-            raise InvalidImageArchive(f'it has {name} twice')
+            raise InvalidImageArchive(
+                f'its tar has a duplicate member, {name}')
         self._names.add(name)
         if member.kind == strict_tar.SYMLINK:
             self._links[name] = _target(name, member.link)
@@ -336,7 +340,8 @@ class _ImageFilter:
         for name in self._links:
             # A link to a folder could lead out of the archive after all.
             if self._end(name) not in self._names:
-                raise InvalidImageArchive(f'its link {name} leads astray')
+                raise InvalidImageArchive(
+                    f'its link {name} has an invalid target')
         wanted, names = _only_entry(self._manifest())
         held = self._held.get(self._end(wanted))
         if held is None:
@@ -392,7 +397,7 @@ def _members(reader: _Reader) -> Iterator[strict_tar.Member]:
             yield member
             padding = reader.exactly(-member.size % _BLOCK)
             if padding.count(0) != len(padding):
-                raise strict_tar.bad('the padding of a file is not of zeros')
+                raise strict_tar.bad('non-zero padding after a member')
 
 
 def _plain(name: str) -> bool:
@@ -414,7 +419,8 @@ def _target(name: str, link: bytes) -> str:
         posixpath.join(posixpath.dirname(name), text))
     if (not _plain(text) or target == '..' or target.startswith(('/', '../'))
             or name == 'manifest.json'):
-        raise InvalidImageArchive(f'its link {name} leads astray')
+        raise InvalidImageArchive(
+            f'its link {name} has an invalid target')
     return target
 
 

@@ -52,6 +52,10 @@ class TooManyFiles(ImageTooLarge):
             self, f'it has more than {limit} files and folders')
 
 
+class NoRoomForImage(ImageTooLarge):
+    """An image, with those that come beside it, would fill the disk."""
+
+
 class RegistryError(NovaVcloudException):
     """A registry does not give an image; says why, in a tenant's terms."""
 

@@ -16,8 +16,6 @@ from collections.abc import Sequence
 import dataclasses
 import json
 import re
-from typing import Any
-import urllib.parse
 
 import requests
 from requests.utils import parse_dict_header
@@ -25,10 +23,9 @@ from requests.utils import parse_dict_header
 from nova_vcloud import archive
 from nova_vcloud import imageconfig
 from nova_vcloud import manifests
+from nova_vcloud import registry_http
 from nova_vcloud import unpacked
 from nova_vcloud.exception import RegistryError
-
-CHUNK = 1 << 20
 
 _NAME = r'[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*'
 _REFERENCE = re.compile(
@@ -62,6 +59,8 @@ class Settings:
     :ivar ca_file: certificates of authorities; '' for those of the system
     :ivar auth_file: credentials as ``docker login`` writes them; '' for none
     :ivar timeout: seconds of silence
+    :ivar trusted: ``HOST[:PORT]`` that registries may refer to, whatever
+        their addresses
     """
 
     allowed: tuple[str, ...] = ()
@@ -69,6 +68,7 @@ class Settings:
     ca_file: str = ''
     auth_file: str = ''
     timeout: int = 60
+    trusted: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,12 +156,11 @@ class _Repository:
         self._settings = settings
         self._login = _login(settings.auth_file, reference.host)
         self._authorization = ''
-        self._session = requests.Session()
-        # Neither a proxy nor credentials of nova-compute's environment.
-        self._session.trust_env = False
-        self._session.verify = settings.ca_file or True
-        scheme = 'http' if reference.host in settings.plain else 'https'
-        self._url = f'{scheme}://{reference.host}/v2/{reference.repository}'
+        self._client = registry_http.Client(
+            reference.host, settings.plain, settings.trusted,
+            settings.ca_file, settings.timeout)
+        self._url = (f'{self._client.scheme}://{reference.host}/v2/'
+                     f'{reference.repository}')
 
     def image(self, machine: str) -> Image:
         top = self._manifest(self._reference.digest or self._reference.tag)
@@ -184,30 +183,31 @@ class _Repository:
 
     def pull(self, blob: manifests.Blob) -> Iterator[bytes]:
         """Yield a piece as it comes, unchecked."""
-        with self._get(f'blobs/{blob.digest}') as answer:
-            yield from self._chunks(answer)
+        with self._found(self._client.follow(
+                self._authorized(f'blobs/{blob.digest}', 'GET'),
+                self._headers())) as answer:
+            yield from self._client.read(answer)
 
     def _manifest(self, name: str) -> bytes:
         """Return a manifest by tag or digest, checked against the digest."""
-        data = b''
-        with self._get(f'manifests/{name}') as answer:
-            for chunk in self._chunks(answer):
-                data += chunk
-                if len(data) > manifests.MAX_BYTES:
-                    raise RegistryError(
-                        f'the manifest of {self._reference} is larger than '
-                        f'{manifests.MAX_BYTES} bytes')
+        data = self._client.read_all(
+            self._found(self._authorized(f'manifests/{name}', 'GET')),
+            manifests.MAX_BYTES, f'the manifest {self._reference}')
         if manifests.is_digest(name) and manifests.digest_of(data) != name:
             raise RegistryError(
                 f'{self._reference.host} answers the question for {name} '
                 f'with another manifest, {manifests.digest_of(data)}')
         return data
 
-    def _get(self, path: str) -> requests.Response:
-        answer = self._authorized(path, 'GET')
-        if answer.ok:
+    def _found(self, answer: requests.Response) -> requests.Response:
+        """Return an answer that has what was asked for."""
+        if answer.status_code == requests.codes.ok:
             return answer
+        answer.close()
         host = self._reference.host
+        if answer.is_redirect:
+            raise RegistryError(f'{host} redirects what is no blob, and only '
+                                'blobs may lie elsewhere')
         raise RegistryError({
             401: f'{host} refuses the credentials of this cloud for '
                  f'{self._reference.repository}',
@@ -221,40 +221,23 @@ class _Repository:
         """Ask, with credentials where they are wanted."""
         answer = self._ask(path, method)
         if answer.status_code == requests.codes.unauthorized:
+            answer.close()
             self._authorization = self._authorize(
                 answer.headers.get('WWW-Authenticate', ''))
             answer = self._ask(path, method)
         return answer
 
     def _ask(self, path: str, method: str) -> requests.Response:
+        return self._client.ask(f'{self._url}/{path}', method,
+                                self._headers())
+
+    def _headers(self) -> dict[str, str]:
         headers = {'Accept': ', '.join(manifests.ACCEPTED),
                    # A piece is what its digest says, not what it unpacks to.
                    'Accept-Encoding': 'identity'}
         if self._authorization:
             headers['Authorization'] = self._authorization
-        return self._request(f'{self._url}/{path}', method, headers=headers,
-                             stream=True)
-
-    def _request(self, url: str, method: str = 'GET',
-                 **kwargs: Any) -> requests.Response:
-        try:
-            return self._session.request(
-                method, url, timeout=self._settings.timeout,
-                allow_redirects=method == 'GET', **kwargs)
-        except (requests.RequestException, OSError) as e:
-            raise self._away(e) from e
-
-    def _chunks(self, answer: requests.Response) -> Iterator[bytes]:
-        try:
-            yield from answer.iter_content(CHUNK)
-        except (requests.RequestException, OSError) as e:
-            raise self._away(e) from e
-
-    def _away(self, error: Exception) -> RegistryError:
-        word = ('TLS certificate verification failed'
-                if isinstance(error, requests.exceptions.SSLError)
-                else 'cannot be reached')
-        return RegistryError(f'{self._reference.host} {word}: {error}')
+        return headers
 
     def _authorize(self, challenge: str) -> str:
         """Return the header that answers a challenge (RFC 7235).
@@ -271,22 +254,14 @@ class _Repository:
                 'has none for it')
         asked = parse_dict_header(rest)
         realm = str(asked.pop('realm', ''))
-        if (urllib.parse.urlsplit(realm).scheme != 'https'
-                and self._reference.host not in self._settings.plain):
-            raise RegistryError(
-                f'{self._reference.host} sends to a token server without TLS')
         asked.pop('error', None)
-        answer = self._request(
-            realm, params=asked, headers={
-                'Authorization': f'Basic {self._login}'}
-            if self._login else {})
-        try:
-            found = answer.json()
-            return f'Bearer {found.get("token") or found["access_token"]}'
-        except (ValueError, KeyError, AttributeError):
+        token = self._client.token(realm, {
+            name: str(value) for name, value in asked.items()}, self._login)
+        if not token:
             raise RegistryError(
                 f'{self._reference.host} refuses the credentials of this '
-                f'cloud for {self._reference.repository}') from None
+                f'cloud for {self._reference.repository}')
+        return f'Bearer {token}'
 
 
 def _login(path: str, host: str) -> str:

@@ -168,7 +168,7 @@ class Headers:
             self._length += len(data)
             found, padding = data[:self._data], data[self._data:]
             if padding.count(0) != len(padding):
-                raise bad('the padding of one is not of zeros')
+                raise bad('non-zero padding after a header')
             if kind in _LONG:
                 self._described[_LONG[kind]] = _long(found)
             elif kind == _PAX:

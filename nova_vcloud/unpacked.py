@@ -10,6 +10,7 @@ refused: no layer is unpacked to more than is counted here.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 import dataclasses
@@ -47,17 +48,25 @@ class Weight:
     def __sub__(self, other: Weight) -> Weight:
         return Weight(self.size - other.size, self.files - other.files)
 
+    def __add__(self, other: Weight) -> Weight:
+        return Weight(self.size + other.size, self.files + other.files)
+
 
 class Scale:
     """Adds up what the layers of one image take.
 
     :param limit: bytes that all of them may take
     :param files: how many files and folders they may have
+    :param reserve: is told of each new total before it is taken, and raises
+        ImageTooLarge where others have the room
     """
 
-    def __init__(self, limit: int, files: int = MAX_FILES) -> None:
+    def __init__(self, limit: int, files: int = MAX_FILES,
+                 reserve: Callable[[Weight], None] = lambda _total: None
+                 ) -> None:
         self.limit = limit
         self.files = files
+        self.reserve = reserve
         self.total = Weight()
 
     def put(self, weight: Weight) -> None:
@@ -66,12 +75,16 @@ class Scale:
         :raises ImageTooLarge: it is too much
         :raises TooManyFiles: they are too many
         """
-        self.total = Weight(self.total.size + weight.size,
-                            self.total.files + weight.files)
+        self.total += weight
         if self.total.size > self.limit:
             raise ImageTooLarge(self.limit)
         if self.total.files > self.files:
             raise TooManyFiles(self.files)
+        self.reserve(self.total)
+
+    def anew(self) -> Scale:
+        """Return one of the same bounds with nothing on it."""
+        return Scale(self.limit, self.files, self.reserve)
 
 
 def is_layer(head: bytes) -> bool:
@@ -196,7 +209,7 @@ class _Tar:
         if self._padding:
             self._padding = 0
             if whole.count(0) != len(whole):
-                raise strict_tar.bad('the padding of a file is not of zeros')
+                raise strict_tar.bad('non-zero padding after a member')
             return
         member = self._headers.take(whole)
         if member is None:

@@ -59,7 +59,10 @@ class ImageCache:
         for image_id in room.there():
             if image_id in needed:
                 records.mark(image_id)
-                records.keep(image_id)
+                # Of one that is being built of, the build says how it ended.
+                with records.unbuilt(image_id) as unbuilt:
+                    if unbuilt:
+                        records.keep(image_id)
             elif not records.read(image_id).kept:
                 room.remove(image_id, now - imageroom.GRACE,
                             'none was built of it')

@@ -120,6 +120,10 @@ class Records:
         self.mark(image_id)
         return time.time()
 
+    def known(self, image_id: str) -> bool:
+        """Tell whether anything is known of an image."""
+        return self._used(image_id).exists()
+
     def read(self, image_id: str) -> Record:
         """Return what is known of an image; of an earlier release's nothing.
         """

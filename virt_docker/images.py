@@ -30,6 +30,7 @@ from nova_vcloud import manifests
 from nova_vcloud import registry
 from nova_vcloud import unpacked
 from nova_vcloud.engine import Engine
+from nova_vcloud.virt_docker import image_reservations
 from nova_vcloud.virt_docker import imagerecords
 from nova_vcloud.virt_docker import imageroom
 from nova_vcloud.virt_docker import references
@@ -41,6 +42,9 @@ DEFAULT_COMMAND = '/sbin/init'
 MAX_COMMAND = 4096  # characters of os_command_line; a kernel takes as many
 # What Glance has, packed, is taken to unpack to so much when room is made.
 _GROWS, _AT_LEAST = 4, units.Gi
+# Percent of a disk that is free, above which no space left is another's: the
+# attributes of a file have a block of their own on ext4, of 4 KiB.
+_FULL = 2
 
 tag_of = imageroom.tag_of
 
@@ -74,6 +78,8 @@ class ImageStore:
         self._registries = registries
         self.records = imagerecords.Records(lock_path)
         self.room = imageroom.Room(engine, self.records, bounds)
+        self._reservations = image_reservations.Reservations(
+            lock_path, self._room)
 
     def cached(self, image_id: str) -> str | None:
         """Return the tag of an image known to be on the engine."""
@@ -107,6 +113,9 @@ class ImageStore:
                     self.room.discard(image_id)
                     LOG.info('Removed image %s with the server that should '
                              'have been built of it', image_id)
+                elif unbuilt and not self.records.known(image_id):
+                    # It was refused; the file of this build would stay.
+                    self.records.forget(image_id)
         except exception.EngineError as e:
             LOG.warning('Image %s stays until the next look at those that '
                         'nobody needs: %s', image_id, e)
@@ -175,8 +184,9 @@ class ImageStore:
                  image_meta: objects.ImageMeta, root_gb: int
                  ) -> dict[str, Any]:
         bounds = self._bounds(project, image_meta, root_gb)
-        scale = unpacked.Scale(min(bounds), self.room.free().files // 2)
-        with self._undone(image_id, project, bounds):
+        with self._reservations.load() as reserve, \
+                self._undone(image_id, project, bounds):
+            scale = unpacked.Scale(min(bounds), self._room().files, reserve)
             self.records.write(image_id, imagerecords.Record(
                 project, kept=False))
             found = (self._registries.find(context, image_id)
@@ -205,7 +215,7 @@ class ImageStore:
         share = self.room.share(
             project, min(flavor, _GROWS * packed + _AT_LEAST))
         self.room.make()
-        return _Bounds(flavor, self._room(), share)
+        return _Bounds(flavor, self._room().size, share)
 
     @contextlib.contextmanager
     def _undone(self, image_id: str, project: str,
@@ -224,6 +234,10 @@ class ImageStore:
             raise _unacceptable(image_id, str(e)) from e
         except exception.EngineError as e:
             self._discard(image_id)
+            if is_full(e) and self.room.free().percent > _FULL:
+                raise _unacceptable(image_id, (
+                    'an extended attribute of a file in it is larger than '
+                    'the file system of the engine takes')) from e
             if engines_own(e):
                 raise
             raise _unacceptable(
@@ -240,7 +254,8 @@ class ImageStore:
         source = _Source(self._download(context, image_id))
         try:
             opened = archive.open_archive(source, tag_of(image_id),
-                                          scale.limit, scale.files)
+                                          scale.limit, scale.files,
+                                          scale.reserve)
             if opened.kind is archive.Kind.ROOTFS:
                 self._engine.image_import(opened.chunks, tag_of(image_id),
                                           changes)
@@ -262,8 +277,8 @@ class ImageStore:
             if not there:
                 raise
             LOG.info('The engine has lost layers meanwhile (%s)', e)
-            scale = unpacked.Scale(scale.limit, scale.files)
-            self._engine.image_load(found.archive(tag, scale, verify))
+            self._engine.image_load(found.archive(tag, scale.anew(),
+                                                  verify))
 
     def _layers_there(self, wanted: registry.Image) -> list[unpacked.Weight]:
         """Return what those of an image's lowest layers take that are there.
@@ -290,12 +305,13 @@ class ImageStore:
         return sum(1 for _ in itertools.takewhile(
             lambda pair: pair[0] == pair[1], pairs))
 
-    def _room(self) -> int:
-        """Return bytes that an image may take on this host.
+    def _room(self) -> unpacked.Weight:
+        """Return what images may take on this host, if none is coming.
 
         The engine unpacks an archive, and then its layers, beside it.
         """
-        return self.room.free().size // 2
+        free = self.room.free()
+        return unpacked.Weight(free.size // 2, free.files // 2)
 
     def _discard(self, image_id: str) -> None:
         try:
@@ -327,10 +343,12 @@ class _Bounds(NamedTuple):
     def error(self, image_id: str, project: str,
               cause: exception.ImageTooLarge) -> Exception:
         """Return what is to be said of an image that is larger."""
-        if isinstance(cause, exception.TooManyFiles) or (
-                min(self) == self.flavor):
+        if not isinstance(cause, exception.NoRoomForImage) and (
+                isinstance(cause, exception.TooManyFiles)
+                or min(self) == self.flavor):
             return _unacceptable(image_id, cause.reason)
-        if self.share < self.room:
+        if not isinstance(cause, exception.NoRoomForImage) and (
+                self.share < self.room):
             return nova_exception.ComputeResourcesUnavailable(
                 reason=f'images of project {project} take all the room on '
                        f'this host that one project may have, and image '
@@ -446,5 +464,9 @@ def _unfit(found: dict[str, Any]) -> str:
 
 def engines_own(error: exception.EngineError) -> bool:
     """Tell whether another host might load what this engine did not."""
-    return (isinstance(error, exception.EngineUnavailable)
-            or 'no space left on device' in str(error).lower())
+    return isinstance(error, exception.EngineUnavailable) or is_full(error)
+
+
+def is_full(error: exception.EngineError) -> bool:
+    """Tell whether an engine found no space for something."""
+    return 'no space left on device' in str(error).lower()

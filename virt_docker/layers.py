@@ -35,7 +35,7 @@ KEPT = 'kept'
 #: Console logs, as the engine names them.
 LOGS = '[0-9a-f]*-json.log*'
 #: Bytes of the list of what is in a layer: a million files, say.
-MAX_KEPT = 256 << 20
+MAX_KEPT = listing.MAX_BYTES
 #: Bytes of the headers that tar writes for a file, beside its name.
 _HEADERS = 2048
 #: Names, and those of hard links, without the first part; the top is '.'.
@@ -209,19 +209,12 @@ def look(layer: str, seen: str) -> None:
     # write to it: the kernel sees that one only once the page is clean.
     _run(['sync', '--file-system', '--', layer])
     with open(seen, 'wb') as f:
-        f.write(_find(layer))
+        f.writelines(line + b'\0' for line in _find(layer))
 
 
-def _find(layer: str) -> bytes:
-    """Return what there is in a layer, for :func:`listing.parse`."""
-    found = bytearray()
-    for line in listing.lines(layer, listing.FIELDS):
-        found += line + b'\0'
-        if len(found) > MAX_KEPT:
-            raise exception.MoveFailed(
-                'the names of the files of the server take more than '
-                f'{MAX_KEPT >> 20} MiB; remove some')
-    return bytes(found)
+def _find(layer: str) -> Iterator[bytes]:
+    """Yield what there is in a layer, for :func:`listing.parse`."""
+    return listing.bounded(listing.lines(layer, listing.FIELDS))
 
 
 @privsep.disk.entrypoint
@@ -242,16 +235,16 @@ def pack_changes(layer: str, seen: str, since: float, logs: list[str],
 def _pack_changes(layer: str, seen: str, since: float, logs: list[str],
                   sink: str) -> None:
     with open(seen, 'rb') as f:
-        before = listing.parse(f.read())
-    now = listing.parse(_find(layer))
-    again = listing.again(before, now, since)
+        before = listing.seen(listing.read(f))
+    now = listing.parse(_find(layer), before, since)
+    again = listing.again(now)
     with tempfile.TemporaryDirectory(dir=os.path.dirname(seen)) as folder:
         kept, names = os.path.join(folder, KEPT), os.path.join(folder, 'names')
         with open(kept, 'wb') as f:
-            f.write(listing.to_bytes(now, again))
+            f.writelines(listing.kept(now, again))
         with open(names, 'wb') as f:
-            f.write(b''.join(os.path.join(b'.', path).rstrip(b'/') + b'\0'
-                             for path in again))
+            f.writelines(os.path.join(b'.', path).rstrip(b'/') + b'\0'
+                         for path in again)
         # Names of files that a guest has chosen are no options.
         _run([*_create(sink), '--directory', folder, KEPT,
               '--directory', layer, '--no-recursion', '--null',

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from collections.abc import Iterator
-import dataclasses
+from collections.abc import Set
+import hashlib
+import io
 import os
 import stat
 import subprocess
 from typing import IO
+from typing import NamedTuple
 from typing import cast
 
 from nova_vcloud import exception
@@ -24,23 +27,26 @@ FIELDS = '%y %i %s %C@'
 #: Bytes of a path below the top. tar unpacks ``./PATH``, of which the kernel
 #: takes 4096 with the NUL (PATH_MAX).
 MAX_PATH = 4096 - len('./') - 1
+#: What is held in memory of a directory: as many files as an image may have,
+#: of some 300 bytes each, and their names.
+MAX_FILES = 1_000_000
+MAX_BYTES = 256 << 20
 _CHUNK = 1 << 20
 
 
-@dataclasses.dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """A file as a look at the directory found it.
 
     :ivar kind: as in ``find -type``
-    :ivar changed: Unix time of the last change of its status
+    :ivar changed: whether it may not be in the copy as it is
     """
 
     kind: bytes
-    inode: bytes
-    size: bytes
-    changed: float
+    inode: int
+    changed: bool
 
 
+#: By path; the top is called ``b''``.
 Listing = dict[bytes, Entry]
 
 
@@ -88,23 +94,62 @@ def _check(line: bytes, fields: int) -> None:
             f'{path[0][:60].decode(errors="replace")}...')
 
 
-def parse(said: bytes) -> Listing:
-    """Return what ``find`` has printed; the top is called ``b''``."""
-    found = {}
-    for line in said.split(b'\0')[:-1]:
-        kind, inode, size, changed, path = line.split(b' ', 4)
-        found[path] = Entry(kind, inode, size, float(changed))
-    return found
+def bounded(found: Iterable[bytes]) -> Iterator[bytes]:
+    """Pass on what :func:`lines` yields as long as it fits into memory.
+
+    :raises MoveFailed: there are too many files, or their names are too long
+        together
+    """
+    size = 0
+    for files, line in enumerate(found, 1):
+        size += len(line) + 1
+        if files > MAX_FILES:
+            raise exception.MoveFailed(
+                f'the server has more than {MAX_FILES} files that its image '
+                'does not have; remove some')
+        if size > MAX_BYTES:
+            raise exception.MoveFailed(
+                'the names of the files of the server take more than '
+                f'{MAX_BYTES >> 20} MiB; remove some')
+        yield line
 
 
-def again(before: Listing, now: Listing, since: float) -> list[bytes]:
-    """Return the paths that must be sent again, the top first.
+def read(file: IO[bytes]) -> Iterator[bytes]:
+    """Yield what was written with a NUL after each."""
+    rest = b''
+    while chunk := file.read(_CHUNK):
+        *whole, rest = (rest + chunk).split(b'\0')
+        yield from whole
 
-    :param before: what there was when the copy began
+
+def seen(found: Iterable[bytes]) -> Set[bytes]:
+    """Return what is needed of a look for the next: a digest of each line."""
+    return {_digest(line) for line in found}
+
+
+def _digest(line: bytes) -> bytes:
+    return hashlib.blake2b(line, digest_size=16).digest()
+
+
+def parse(found: Iterable[bytes], before: Set[bytes],
+          since: float) -> Listing:
+    """Return what there is.
+
+    :param found: of :func:`lines`, with :data:`FIELDS`
+    :param before: of :func:`seen`, when the copy began
     :param since: Unix time; what has changed later may not be in the copy
     """
-    changed = {path for path, entry in now.items()
-               if before.get(path) != entry or entry.changed >= since}
+    listing = {}
+    for line in found:
+        kind, inode, _size, changed, path = line.split(b' ', 4)
+        listing[path] = Entry(kind, int(inode), (
+            float(changed) >= since or _digest(line) not in before))
+    return listing
+
+
+def again(now: Listing) -> list[bytes]:
+    """Return the paths that must be sent again, the top first."""
+    changed = {path for path, entry in now.items() if entry.changed}
     moved = _maybe_moved(changed, now)
     below = {path for path in now if _lies_below(path, moved)} \
         if moved else set()
@@ -138,24 +183,25 @@ def _parent(path: bytes) -> bytes:
     return path.rpartition(b'/')[0]
 
 
-def to_bytes(now: Listing, sent: Iterable[bytes]) -> bytes:
-    """Return for :func:`prune` what there is: types and paths.
+def kept(now: Listing, sent: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield for :func:`prune` what there is: types and paths.
 
     :param sent: of them, what is sent again
     """
     sent = frozenset(sent)
-    return b''.join(
-        (entry.kind.upper() if path in sent else entry.kind) + path + b'\0'
-        for path, entry in now.items())
+    for path, entry in now.items():
+        kind = entry.kind.upper() if path in sent else entry.kind
+        yield kind + path + b'\0'
 
 
 def prune(top: str, kept: bytes) -> None:
     """Have in a directory only what is listed, ready for what is sent again.
 
     :param top: nobody else works in it
-    :param kept: of :func:`to_bytes`
+    :param kept: of :func:`kept`
+    :raises MoveFailed: also when there is too much of it
     """
-    kinds = {line[1:]: line[:1] for line in kept.split(b'\0')[:-1]}
+    kinds = {line[1:]: line[:1] for line in bounded(read(io.BytesIO(kept)))}
     _prune(os.fsencode(top), kinds)
 
 

@@ -35,6 +35,13 @@ FAULTS = tuple((re.compile(pattern, re.IGNORECASE), text)
     (r'unable to find (?P<kind>user|group) .+?: (?:read|open) ' + _INSIDE
      + r': (?P<why>.*)',
      'the {kind} that the image is to run as is unknown: {what}: {why}'),
+    # Its /etc/passwd, or /etc/group, leads to the root.
+    ((r'unable to find (?P<kind>user|group) .+?: (?:read|open) \S*/merged: '
+     r'(?P<why>.*)'),
+     ('the {kind} that the image is to run as is unknown: what should be '
+     '/etc/passwd or /etc/group cannot be read: {why}')),
+    (r'^\w+ ' + _INSIDE + r': (?P<why>file name too long)',
+     'a path that the image names is too long: {what}'),
     (r'uids and gids must be in range (?P<why>\S+)',
      ('the number of the user or group that the image is to run as is not in '
      '{why}')),
@@ -56,7 +63,8 @@ FAULTS = tuple((re.compile(pattern, re.IGNORECASE), text)
      'links in the image lead round in a circle: {what}'),
     (r'invalid environment variable:? (?P<what>.*)',
      'an environment variable of the image is not valid: {what}'),
-    (r"environment variable name can't contain null[^:]*: (?P<what>.*)",
+    ((r"environment variable name can't (?:contain null|be empty)[^:]*: "
+     r'(?P<what>.*)'),
      'an environment variable of the image is not valid: {what}'),
     (r'invalid signal: (?P<what>.*)',
      'the stop signal of the image is unknown: {what}'),

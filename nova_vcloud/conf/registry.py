@@ -37,6 +37,13 @@ OPTS = [
         help='Those of the registries, as ``HOST[:PORT]``, that are asked '
              'without TLS. Digests are checked all the same, but a tag is '
              'whatever somebody on the way says.'),
+    cfg.ListOpt(
+        'trusted_hosts',
+        default=[],
+        help='Hosts, as ``HOST[:PORT]``, that a registry may refer to though '
+             'their addresses are not public: a token server, or where '
+             'blobs lie (a redirect). The registry itself need not be '
+             'here.'),
     cfg.IntOpt(
         'timeout',
         default=60, min=1,
@@ -55,4 +62,4 @@ def settings(conf: cfg.ConfigOpts) -> registry.Settings:
     found = conf.vcloud_registry
     return registry.Settings(
         tuple(found.allowed), tuple(found.plain_http), found.ca_file,
-        found.auth_file, found.timeout)
+        found.auth_file, found.timeout, tuple(found.trusted_hosts))

@@ -1,16 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """What goes wrong is told to the tenant and leaves nothing behind."""
 
+import gzip
 import io
+import os
 import pathlib
+import re
 import subprocess
 import tarfile
+from typing import Any
 
 import crashes
 from desk import Desk
 from desk import until
+import image_hosts
 from openstack import exceptions
 import pytest
+from registry import configuration
+from registry import layer
 
 STEPS = ('image', 'namespace', 'create', 'join', 'limits', 'inject', 'start',
          'end')
@@ -165,6 +172,123 @@ def test_image_of_an_unknown_program(fault):
                     vcloud_command='/sbin/nowhere --now')
     assert 'has no program "/sbin/nowhere"' in message
     assert 'retries' not in message
+
+
+# What the engine got of an image before it was known to be bad.
+
+MIB = 1 << 20
+#: Bytes that an engine's own databases may grow by (in pages, for good) and
+#: what is unpacked of an image with one file; an image here has 40 MiB.
+NOISE = MIB
+
+
+def large() -> bytes:
+    """Return a layer that no engine has, and that gzip makes no smaller."""
+    return layer(**{f'f{n}': os.urandom(10 * MIB) for n in range(4)})
+
+
+def of_another_digest() -> bytes:
+    one, two = large(), layer(b=b'two')
+    return image_hosts.saved(one, two, config=configuration(
+        one, layer(b=b'three')))
+
+
+def of_another_processor() -> bytes:
+    one = large()
+    return image_hosts.saved(one, config=configuration(
+        one, architecture='s390x'))
+
+
+def cut_in_the_last_layer() -> bytes:
+    whole = image_hosts.saved(large(), large())
+    return whole[:len(whole) - 5 * MIB]
+
+
+def larger_than_the_flavor() -> bytes:
+    zeros = gzip.compress(layer(zeros=bytes(512 * MIB)), 1)
+    return image_hosts.saved(large(), *[zeros] * 10)
+
+
+def without_a_program() -> bytes:
+    one = large()
+    return image_hosts.saved(one, config=configuration(
+        one, config={'Cmd': ['/sbin/nowhere']}))
+
+
+def cut_root_filesystem() -> bytes:
+    whole = large()
+    return whole[:len(whole) - 5 * MIB]
+
+
+BAD = {make.__name__: (make, reason) for make, reason in (
+    (of_another_digest, 'its layer .* is sha256:'),
+    (of_another_processor, 'made for s390x'),
+    (cut_in_the_last_layer, 'truncated|cut off'),
+    (larger_than_the_flavor, 'unpacks to more than'),
+    (without_a_program, 'has no program "/sbin/nowhere"'),
+    (cut_root_filesystem, 'truncated|cut off'))}
+
+
+def stored(desk: Desk) -> dict[str, tuple[set[str], int]]:
+    """Return what each engine has: names of images, layers, and the like,
+    and the bytes that its directory takes on the disk."""
+    found = {}
+    for host in desk.cloud.hosts:
+        engine = desk.engine(host)
+        names = {image['Id'] for image in engine.images(all=True)}
+        names |= {each['Name']
+                  for each in engine.volumes()['Volumes'] or ()}
+        root = pathlib.Path(engine.info()['DockerRootDir'])
+        for pattern in ('image/*/layerdb/sha256/*', 'image/*/layerdb/tmp/*',
+                        'image/*/imagedb/content/sha256/*', 'tmp/*'):
+            names |= {str(path) for path in root.glob(pattern)}
+        found[host.name] = names, taken(root)
+    return found
+
+
+def taken(root: pathlib.Path) -> int:
+    """Return the bytes that what is below a directory takes."""
+    blocks = {}
+    for top, folders, files in os.walk(root):
+        for name in (*folders, *files):
+            try:
+                status = os.lstat(os.path.join(top, name))
+            except FileNotFoundError:
+                continue
+            blocks[status.st_dev, status.st_ino] = status.st_blocks
+    return sum(blocks.values()) * 512
+
+
+def more(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """Return what there is of it that was not there."""
+    found = {name: (now[name][0] - before[name][0],
+                    now[name][1] - before[name][1]) for name in now}
+    return {name: (names, size) for name, (names, size) in found.items()
+            if names or size > NOISE}
+
+
+@pytest.mark.parametrize('name', BAD)
+def test_nothing_stays_of_a_failed_build_that_is_deleted(desk: Desk, name):
+    make, reason = BAD[name]
+    image = glance(desk, name, make())
+    before = stored(desk)
+    server = desk.request(name, image=image.id)
+    try:
+        message = str(desk.wait(server, 'ERROR', 120).fault['message'])
+    finally:
+        desk.delete(server)
+        desk.api.image.delete_image(image.id)
+    assert re.search(reason, message), message
+    left: list[Any] = []
+
+    def clean() -> bool:
+        left[:] = [more(before, stored(desk))]
+        return not left[0]
+
+    try:
+        until(clean, 60, 'engines as before', every=1)
+    except AssertionError:
+        pytest.fail(f'left on the engines: {left}')
 
 
 def test_image_that_wants_more_disk_than_the_flavor_has(desk: Desk):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Directories that a guest, or another host, has nested too deep."""
 
+import collections
 import contextlib
 import os
 import pathlib
@@ -65,12 +66,41 @@ def test_a_look_takes_no_memory_for_paths(layer, tmp_path, budget, look):
         look(str(layer), str(tmp_path / 'seen'))
 
 
-def test_names_are_listed_up_to_a_bound(layer, tmp_path, monkeypatch):
+@pytest.mark.parametrize(('bound', 'size'), [
+    ('MAX_BYTES', 100 * 200), ('MAX_FILES', 100)])
+def test_names_are_listed_up_to_a_bound(layer, tmp_path, monkeypatch, bound,
+                                        size):
     for number in range(100):
         (layer / f'{number:0200}').touch()
-    monkeypatch.setattr(layers, 'MAX_KEPT', 100 * 200)
-    with pytest.raises(exception.MoveFailed, match='remove some'):
-        layers.look(str(layer), str(tmp_path / 'seen'))
+    layers.look(str(layer), str(tmp_path / 'seen'))
+    monkeypatch.setattr(listing, bound, size)
+    for look in (lambda: layers.look(str(layer), str(tmp_path / 'seen')),
+                 lambda: layers.pack_changes(
+                     str(layer), str(tmp_path / 'seen'), 0.0, [],
+                     str(tmp_path / 'sink')),
+                 lambda: listing.prune(
+                     str(layer), (b'f' * 200 + b'\0') * 101)):
+        with pytest.raises(exception.MoveFailed, match='remove some'):
+            look()
+
+
+def test_very_many_files_take_little_memory():
+    """Short names, of which as many bytes are the most files."""
+    count = listing.MAX_FILES // 5
+
+    def lines():
+        for number in range(count):
+            yield b'f %d 4096 1700000000.1234567890 d/%d' % (number, number)
+
+    before = lines()
+    with memory(140 * MIB):
+        now = listing.parse(listing.bounded(lines()), listing.seen(
+            listing.bounded(before)), 1.0)
+        assert len(listing.again(now)) == count + 2
+        assert sum(map(len, listing.kept(now, now))) > MIB
+    with pytest.raises(exception.MoveFailed, match='more than 1000000 files'):
+        collections.deque(listing.bounded(
+            b'f' for _ in range(listing.MAX_FILES + 1)), maxlen=0)
 
 
 @pytest.mark.parametrize('size', [listing.MAX_PATH, listing.MAX_PATH + 1])

@@ -2,7 +2,12 @@
 """Builds that fail fill no disk, and one project's images not another's."""
 
 from concurrent import futures
+import contextlib
 import json
+import signal
+import subprocess
+import sys
+import tarfile
 import threading
 import uuid
 
@@ -14,6 +19,8 @@ from registry import configuration
 from registry import layer
 
 from nova_vcloud import exception
+from nova_vcloud import unpacked
+from nova_vcloud.virt_docker import image_reservations
 from nova_vcloud.virt_docker import imageroom
 from nova_vcloud.virt_docker import images
 from nova_vcloud.virt_docker import spec
@@ -152,6 +159,21 @@ def test_what_a_killed_build_has_left_goes_at_the_next_look(host):
     assert not host.there(image_id)
 
 
+def test_a_look_during_a_build_keeps_nothing_of_it(host):
+    """Nova's record of the server that fails names the image."""
+    image_id = host.upload(content())
+    server = objects.Instance(uuid=str(uuid.uuid4()), image_ref=image_id)
+    before = host.contents()
+    with pytest.raises(BuildError):
+        build(host, image_id, error=BuildError(),
+              then=lambda: host.cache.prune([server]))
+    assert host.settled(before) == before
+    # One that has a server is kept.
+    build(host, image_id, then=lambda: host.cache.prune([server]))
+    host.cache.prune([server])
+    assert host.store.records.read(image_id).kept
+
+
 def bounded(dockerd, tmp_path, **bounds):
     return image_hosts.private(dockerd, tmp_path,
                                bounds=imageroom.Bounds(**bounds))
@@ -216,6 +238,107 @@ def test_images_that_come_at_once_are_counted_together(dockerd, tmp_path):
             each, nova_exception.ComputeResourcesUnavailable)
             for each in errors if each), errors
         assert sum(map(host.there, ids)) == 1
+
+
+def room(size, files=10**6):
+    """Return what is free of which images may take so much."""
+    return lambda: imageroom.Free(2 * size, 2 * files, 50.0)
+
+
+def at_once(host, ids):
+    """Build servers of images that come at one time."""
+    together = threading.Barrier(len(ids))
+    download = host.store._download
+
+    def first(context, image_id):
+        together.wait(MINUTE)
+        yield from download(context, image_id)
+
+    host.store._download = first
+    try:
+        with futures.ThreadPoolExecutor(len(ids)) as pool:
+            builds = [pool.submit(build, host, each) for each in ids]
+        return [each.exception() for each in builds]
+    finally:
+        host.store._download = download
+
+
+@pytest.mark.parametrize('kind', ['bytes', 'files'])
+def test_loads_at_once_share_the_disk(host, tmp_path, monkeypatch, kind):
+    """Each would fit into what is free when it begins; not all of them."""
+    if kind == 'bytes':
+        monkeypatch.setattr(host.store.room, 'free', room(100 * MIB))
+        ids = [host.upload(content(40 * MIB)) for _ in range(5)]
+    else:
+        monkeypatch.setattr(host.store.room, 'free', room(1 << 40, 1000))
+        ids = [host.upload(image_hosts.saved(layer(**{
+            f'{name}{number}': b'x' for number in range(400)})))
+            for name in 'abcde']
+    before = host.contents()
+    errors = at_once(host, ids)
+    assert sum(map(host.there, ids)) == errors.count(None) <= 2
+    assert all(isinstance(each, exception.EngineError)
+               and 'has room for' in str(each)
+               for each in errors if each), errors
+    for image_id in filter(host.there, ids):
+        host.store.room.discard(image_id)
+    assert host.settled(before) == before
+    # Nothing is kept for them: one alone has all.
+    assert not any((tmp_path / 'loading').iterdir())
+    build(host, ids[0])
+
+
+def test_loads_that_fit_are_all_let_in(host, monkeypatch):
+    monkeypatch.setattr(host.store.room, 'free', room(220 * MIB))
+    ids = [host.upload(content(40 * MIB)) for _ in range(4)]
+    assert at_once(host, ids) == [None] * 4
+
+
+def test_a_load_that_was_killed_keeps_no_room(tmp_path):
+    loads = image_reservations.Reservations(
+        str(tmp_path), lambda: unpacked.Weight(100, 100))
+    done = subprocess.run([sys.executable, '-c', (
+        'import os, sys\n'
+        'from nova_vcloud import unpacked\n'
+        'from nova_vcloud.virt_docker import image_reservations\n'
+        'loads = image_reservations.Reservations(\n'
+        '    sys.argv[1], lambda: unpacked.Weight(100, 100))\n'
+        'with loads.load() as take:\n'
+        '    take(unpacked.Weight(90, 90))\n'
+        '    os.kill(os.getpid(), 9)\n'), str(tmp_path)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    with loads.load() as take:
+        take(unpacked.Weight(100, 100))
+        with pytest.raises(exception.NoRoomForImage):
+            take(unpacked.Weight(101, 100))
+
+
+def test_what_a_load_has_taken_counts_for_those_beside_it(tmp_path):
+    loads = image_reservations.Reservations(
+        str(tmp_path), lambda: unpacked.Weight(100, 100))
+    with loads.load() as take:
+        with loads.load() as other:
+            other(unpacked.Weight(60, 1))
+        # It is on the disk now, which was looked at before.
+        with pytest.raises(exception.NoRoomForImage):
+            take(unpacked.Weight(50, 1))
+        with contextlib.suppress(BuildError), loads.load() as other:
+            other(unpacked.Weight(20, 1))
+            raise BuildError
+        take(unpacked.Weight(30, 1))  # what has failed is gone
+
+
+def test_attributes_that_no_file_system_takes_are_the_images_fault(host):
+    """An engine calls it a full disk."""
+    info = tarfile.TarInfo('f')
+    info.pax_headers = {'SCHILY.xattr.user.a': 'x' * 60_000}
+    one = info.tobuf(tarfile.PAX_FORMAT) + bytes(1024)
+    before = host.contents()
+    with contextlib.suppress(nova_exception.ImageUnacceptable):
+        build(host, image_id := host.upload(image_hosts.saved(one)))
+        assert host.there(image_id)  # as on xfs
+        host.store.room.discard(image_id)
+    assert host.settled(before) == before
 
 
 def test_a_full_disk_has_no_image_that_nobody_needs(dockerd, tmp_path):

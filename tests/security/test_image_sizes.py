@@ -3,7 +3,8 @@
 
 What Go's archive/tar, with which engines unpack, and GNU tar make of tars that
 are made by chance is compared with what was counted; some go into a real
-engine. In the short form that engine is the only reader that is of Go.
+engine. In the short form that engine is the only reader that is of Go: Go
+itself, of 450 MB, is for the long one.
 """
 
 import gzip
@@ -22,6 +23,7 @@ from hostile_tars import file
 from hostile_tars import header
 from hostile_tars import pax
 from hostile_tars import record
+import image_hosts
 from nova import exception as nova_exception
 from nova import objects
 import pytest
@@ -106,7 +108,7 @@ def go_reads(program, paths):
 
 @pytest.fixture(scope='module')
 def go_reader(tmp_path_factory):
-    """Go's reader, built; apt install golang-1.19-go, of 450 MB."""
+    """Go's reader, built."""
     assert GO, 'this needs Go; on Debian: apt install golang-1.19-go'
     folder = tmp_path_factory.mktemp('go')
     source = pathlib.Path(hostile_tars.__file__).with_name('tarsize.go')
@@ -116,17 +118,15 @@ def go_reader(tmp_path_factory):
     return folder / 'tarsize'
 
 
+@pytest.mark.long_form
 @pytest.mark.timeout(3600)
-def test_go_writes_no_more(budget, tmp_path, request):
-    if not (GO or budget.long):
-        return  # an engine below is Go's reader too
-    program = request.getfixturevalue('go_reader')
+def test_go_writes_no_more(budget, tmp_path, go_reader):
     counted = []
-    for path, weight in made(budget, budget.count(400, 10_000), tmp_path):
+    for path, weight in made(budget, 10_000, tmp_path):
         counted.append((path.with_suffix('.kept'), weight))
         path.rename(counted[-1][0])
         path.touch()
-    read = go_reads(program, [path for path, _weight in counted])
+    read = go_reads(go_reader, [path for path, _weight in counted])
     for (path, weight), written in zip(counted, read, strict=True):
         within(weight, written, path.read_bytes())
 
@@ -203,19 +203,6 @@ def gunzip(data):
     return gzip.decompress(data) if data.startswith(b'\x1f\x8b') else data
 
 
-def taken(dockerd):
-    """Return what the files of the engine take on its disk."""
-    found = {}
-    for top, folders, files in os.walk(dockerd.home / 'data'):
-        for name in (*folders, *files):
-            try:
-                stat = os.lstat(os.path.join(top, name))
-            except FileNotFoundError:
-                continue
-            found[stat.st_ino] = stat.st_blocks * 512
-    return unpacked.Weight(sum(found.values()), len(found))
-
-
 @pytest.fixture
 def load(dockerd, tmp_path, monkeypatch):
     """Load an image with a limit; return what it takes on the disk."""
@@ -227,11 +214,11 @@ def load(dockerd, tmp_path, monkeypatch):
 
     def ensure(data):
         image_id = str(uuid.uuid4())
-        content[image_id], before = data, taken(dockerd)
+        content[image_id], before = data, image_hosts.taken(dockerd)
         tag = images.tag_of(image_id)
         try:
             store.ensure(None, image_id, META, root_gb=0, instance=None)
-            return taken(dockerd) - before
+            return image_hosts.taken(dockerd) - before
         finally:
             dockerd.engine.image_remove(tag)
     return ensure
@@ -240,7 +227,7 @@ def load(dockerd, tmp_path, monkeypatch):
 @pytest.mark.timeout(3600)
 def test_an_engine_writes_no_more(budget, load, tmp_path):
     loaded = 0
-    for path, weight in made(budget, budget.count(30, 300), tmp_path):
+    for path, weight in made(budget, budget.count(30, 1500), tmp_path):
         data = path.read_bytes()
         try:
             written = load(image(data))
@@ -252,15 +239,16 @@ def test_an_engine_writes_no_more(budget, load, tmp_path):
         # Beside the layer, the engine keeps what it knows of it: some files.
         assert written.size <= min(weight.size, LIMIT) * 1.01 + (100 << 10)
         assert written.files <= weight.files + 30
-    assert loaded
+    print(f'{loaded} loaded')
+    assert loaded >= budget.count(1, 300)
 
 
 @pytest.mark.parametrize('name', ODD)
 def test_no_engine_gets_what_readers_differ_on(name, load, dockerd):
-    before = taken(dockerd)
+    before = image_hosts.taken(dockerd)
     with pytest.raises(nova_exception.ImageUnacceptable):
         load(image(ODD[name] + bytes(1024)))
-    after = taken(dockerd)
+    after = image_hosts.taken(dockerd)
     assert after.size <= before.size + (100 << 10)
     assert after.files <= before.files + 5
 

@@ -22,6 +22,7 @@ import pytest
 
 from nova_vcloud import exception
 from nova_vcloud.engine import Engine
+from nova_vcloud.virt_docker import imageroom
 from nova_vcloud.virt_docker import images
 
 objects.register_all()
@@ -274,7 +275,8 @@ def test_bomb_is_stopped(glance, private_engine, monkeypatch):
 
 def test_a_host_without_room_is_not_the_images_fault(
         glance, private_engine, monkeypatch):
-    monkeypatch.setattr(glance.store, '_room', lambda: 1 << 20)
+    monkeypatch.setattr(glance.store.room, 'free', lambda: imageroom.Free(
+        2 << 20, 10**6, 50.0))
     before = private_engine.contents()
     with pytest.raises(exception.EngineError, match='has room for'):
         glance.ensure(image(pack(x=bytes(2 << 20))))

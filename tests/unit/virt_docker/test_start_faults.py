@@ -23,6 +23,11 @@ MERGED = '/var/lib/docker/overlay2/4753ac67/merged'
      'group a b, which its /etc/group'),
     (f'unable to find user me: read {MERGED}/etc/passwd: is a directory',
      'unknown: /etc/passwd: is a directory'),
+    (f'unable to find user 0: read {MERGED}: is a directory',
+     'cannot be read: is a directory'),
+    (f'lstat {MERGED}/{"x" * 256}: file name too long', 'too long: /xxx'),
+    (OCI + 'error during container init: environment variable name can\'t be '
+     'empty: "=b": unknown', 'not valid: "=b"'),
     ('uids and gids must be in range 0-2147483647', 'not in 0-2147483647'),
     (OCI + 'exec: "/nope": stat /nope: no such file or directory: unknown',
      'no program "/nope"'),
