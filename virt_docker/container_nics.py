@@ -51,6 +51,11 @@ class Nics:
         self._resources.mount_disk(container['Id'])
         return container
 
+    def room(self, container: dict[str, Any]
+             ) -> contextlib.AbstractContextManager[None]:
+        """Have room on the disk of a stopped container for a while."""
+        return self._resources.room(container['Id'])
+
     def plug(self, instance: objects.Instance, network_info: Any) -> None:
         """Bring NICs and limits to what Neutron and the flavor say."""
         nics, uuid = addresses.plan(network_info), instance.uuid

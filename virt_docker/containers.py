@@ -152,11 +152,12 @@ class Containers(container_nics.Nics):
             undo.callback(self._undo, self._network.destroy, instance.uuid)
             self._network.plug(instance.uuid, nics, up=power_on)
             steps.reached('namespace')
-            self._make(undo, instance, tag, image_id, nics, application)
+            made = self._make(undo, instance, tag, image_id, nics,
+                              application)
             fill(spec.container_name(instance.uuid))
             steps.reached('inject')
             if power_on:
-                self._begin(instance.uuid)
+                self._begin(instance.uuid, made)
             steps.reached('start')
             undo.pop_all()
 
@@ -180,11 +181,12 @@ class Containers(container_nics.Nics):
     def _make(self, undo: contextlib.ExitStack, instance: objects.Instance,
               tag: str, image_id: str, nics: tuple[addresses.Nic, ...],
               application: str,
-              binds: Iterable[str] = (), own: bool = True) -> None:
+              binds: Iterable[str] = (), own: bool = True) -> str:
         """Make the container in its namespace, with its limits.
 
         :param undo: is given the way back
         :param own: whether the image is the server's
+        :returns: its id
         """
         with self._resources.allotted(instance, instance.flavor,
                                       nics) as wanted:
@@ -205,10 +207,11 @@ class Containers(container_nics.Nics):
             steps.reached('join')
             self._keep(instance.uuid, wanted, container_id, nics)
         steps.reached('limits')
+        return container_id
 
-    def _begin(self, uuid: str) -> None:
+    def _begin(self, uuid: str, container_id: str) -> None:
         """Start a container that was just made."""
-        self._own_start(uuid, spec.container_name(uuid))
+        self._own_start(uuid, container_id)
         self._resources.verify(uuid)
 
     def destroy(self, uuid: str,
@@ -353,11 +356,11 @@ class Containers(container_nics.Nics):
                 if renew:
                     renew(undo)
                 self._network.plug(uuid, nics, up=True)
-                self._make(undo, instance, tag, image_id, nics, label,
-                           binds(old) if binds else (),
-                           own=image_id == instance.image_ref)
+                made = self._make(undo, instance, tag, image_id, nics, label,
+                                  binds(old) if binds else (),
+                                  own=image_id == instance.image_ref)
                 startup.fill(self._engine, spec.container_name(uuid), seed)
-                self._begin(uuid)
+                self._begin(uuid, made)
                 undo.pop_all()
 
     def _go_on(self, instance: objects.Instance,
@@ -417,6 +420,7 @@ class Containers(container_nics.Nics):
     def _own_start(self, uuid: str, container_id: str) -> None:
         self._own_starts.add(uuid)
         try:
+            self._resources.make_room(container_id)
             with start_faults.explained():
                 self._engine.start(container_id)
         except BaseException:
