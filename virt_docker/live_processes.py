@@ -128,7 +128,7 @@ def _reason(error: OSError, limits: ProcessLimits) -> str:
     if error.errno == errno.EINVAL:
         return ('the files in /dev/shm of the server need more than '
                 f'{limits.shm >> 20} MiB; remove some')
-    return f'/dev/shm and open files: {error}'
+    return f'shared memory and open files: {error}'
 
 
 @privsep.volume.entrypoint

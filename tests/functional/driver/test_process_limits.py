@@ -99,7 +99,7 @@ def test_files_in_shm_are_never_lost_to_a_resize(host):
     host.spawn(instance, ports)
     host.inside(instance, 'head -c 40000000 /dev/zero >/dev/shm/file')
     with pytest.raises(exception.LimitNotEnforced,
-                       match='files in /dev/shm .* more than 32 MiB'):
+                       match=r'files in /dev/shm .* more than 32 MiB'):
         host.containers.resize(instance, host.flavor(
             memory_mb=128, vcloud__shm_mb='32'), ports)
     assert shm(host, instance) == 64

@@ -132,6 +132,7 @@ def test_a_full_disk_has_room_for_a_start_and_no_more_later(
         engine, make, tmp_path, script):
     _backend, guest = make(64 * MIB)
     backend = disk.DiskBackend(engine.engine, links=str(tmp_path))
+    assert backend.support().enforced == {'disk.max'}
     backend.apply(guest, [base.Change(KEY, limits.UNLIMITED, 64 * MIB)])
     engine.engine.start(guest.name)
     backend.make_room(guest.name)
