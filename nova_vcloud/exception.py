@@ -76,6 +76,10 @@ class ContainerNotFound(EngineError):
     """The engine knows no such container."""
 
 
+class ServerLost(EngineError):
+    """Somebody has removed the container of a server, and its disk."""
+
+
 class ImageNotFound(EngineError):
     """The engine knows no such image."""
 

@@ -91,12 +91,20 @@ KEYS = {
         str, 'Whether set-user-ID programs such as sudo gain nothing; '
         '[docker] no_new_privileges where it is not said.',
         choices=('true', 'false')),
+    'vcloud:nofile': Spec(
+        str, 'Files that each process of the server may have open, as soft '
+        'and hard limit with a colon between, or one number for both; '
+        '1024:524288 where it is not said, and at most 1048576.',
+        pattern=r'[1-9][0-9]{1,6}(:[1-9][0-9]{1,6})?'),
     'vcloud:numa_policy': Spec(
         str, 'Whether dedicated or bound CPUs come from one NUMA node if it '
         'fits (prefer), or else the host is refused (require).',
         choices=('prefer', 'require')),
     'vcloud:pids': Spec(
         int, 'Processes and threads the server may have.', 16, 4_194_304),
+    'vcloud:shm_mb': Spec(
+        int, 'MiB that /dev/shm may have, at most the memory; half of the '
+        'memory where it is not said.', 1),
     'vcloud:stop_signal': Spec(
         str, 'Signal that asks the first process to end, such as '
         'SIGRTMIN+3.', pattern=_SIGNAL),

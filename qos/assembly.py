@@ -60,7 +60,7 @@ def docker_host(engine: Engine, links_path: str, state_path: str,
                  - persistent.support().enforced)
     first = runtime.RuntimeBackend(links_path, forgotten, kernel.start_lines)
     net = tc.TcBackend(raw_sockets=raw_sockets)
-    root = disk.DiskBackend(engine, disk_files)
+    root = disk.DiskBackend(engine, disk_files, links_path)
     # What remembers comes before what enforces: of two that hold the same
     # limit the last is believed.
     enforcer = Enforcer([persistent, first, kernel, net, root])

@@ -38,6 +38,11 @@ _UNFINISHED = '.new'
 _PROBE = 320 << 20
 #: What an engine has in the directory of a layer and cannot start without.
 _WRITTEN = ('diff', 'work')
+#: Blocks that xfs keeps for itself, out of which it removes files when the
+#: disk is full: what it takes by itself, of a disk of 640 MiB or more.
+RESERVE = 8192
+#: And while a server starts: the rest is the engine's to use.
+_LESS_RESERVE = 1024
 
 
 class Files:
@@ -94,6 +99,14 @@ class Files:
         :raises LimitNotEnforced: its disk is lost, or cannot be mounted
         """
         mount(root, container, self._whole)
+
+    def make_room(self, root: str, container: str) -> str:
+        """Have room on the disk of a stopped container for its start.
+
+        :returns: line for the runtime that ends it; '' when there was room
+        :raises LimitNotEnforced: it cannot be had
+        """
+        return make_room(root, container)
 
 
 @privsep.disk.entrypoint
@@ -170,6 +183,34 @@ def mount(root: str, container: str, whole: bool) -> None:
     place = _place(root, container)
     if place is not None:
         _have(root, container, place, whole)
+
+
+@privsep.disk.entrypoint
+def make_room(root: str, container: str) -> str:
+    """Do :meth:`Files.make_room`.
+
+    The engine makes a directory beside what a server has written, and the
+    kernel one for its overlay, which it else mounts read-only: on a disk that
+    is full neither can. Space that xfs has in reserve is given to them.
+    """
+    place = _place(root, container)
+    if place is None or not os.path.ismount(place):
+        return ''
+    found = os.statvfs(place)
+    if rootfs.has_room(found):
+        return ''
+    rootfs.tool('xfs_io', '-x', '-c', f'resblks {_LESS_RESERVE}', place)
+    share = 0
+    if found.f_favail < rootfs.ROOM_INODES:
+        share = _inode_share(place)
+        rootfs.tool('xfs_growfs', '-m', str(share + 1), place)
+    return f'reserve {RESERVE} 0 {share} {place}'
+
+
+def _inode_share(place: str) -> int:
+    """Return the part of its space that an xfs has inodes in, in percent.
+    """
+    return int(re.findall(r'imaxpct=(\d+)', rootfs.tool('xfs_info', place))[0])
 
 
 @privsep.disk.entrypoint

@@ -82,8 +82,12 @@ def look(root: str, container: str) -> tuple[int, int] | None:
     project = _project(path)
     if not project:
         return 0, 0
-    return parse(_quota(
-        path, *(f'quota -p {kind} -N -v {project}' for kind in ('-b', '-i'))))
+    return parse(_said(path, project))
+
+
+def _said(path: str, project: int) -> str:
+    return _quota(
+        path, *(f'quota -p {kind} -N -v {project}' for kind in ('-b', '-i')))
 
 
 def parse(text: str) -> tuple[int, int]:
@@ -92,13 +96,18 @@ def parse(text: str) -> tuple[int, int]:
     :param text: what xfs_quota(8) says of its blocks, and then of its inodes:
         device, used, soft and hard limit, and more, in one line or two
     """
-    words = text.split()
-    inodes = words[words.index(words[0], 1):]
+    words, inodes = text.split(), _inodes(text)
     used, size = int(words[1]) * 1024, _least(words) * 1024
     # A size that is no whole number of blocks is rounded, its inodes are not.
     if not size or abs(_least(inodes) - inodes_of(size)) > 1:
         return used, 0
     return used, size
+
+
+def _inodes(text: str) -> list[str]:
+    """Return the words about inodes: device, used, and the limits."""
+    words = text.split()
+    return words[words.index(words[0], 1):]
 
 
 def _least(words: list[str]) -> int:
@@ -124,10 +133,33 @@ def limit(root: str, container: str, size: int) -> None:
         raise exception.LimitNotEnforced(
             'the server was made without a size of its disk and can have '
             'none later; move it to another host')
-    # The engine sets both of bytes, df shows the soft one.
-    count = inodes_of(size)
-    _quota(path, f'limit -p bsoft={size} bhard={size} isoft={count} '
-                 f'ihard={count} {project}')
+    _quota(path, rootfs.quota_command(project, size, inodes_of(size)))
+
+
+@privsep.disk.entrypoint
+def make_room(root: str, container: str) -> str:
+    """Have room in the quota of a stopped container for its start.
+
+    What the engine and the kernel's overlay make beside what a server has
+    written is of its project, or could not be renamed into that.
+
+    :returns: line for the runtime that ends it; '' when there was room
+    :raises LimitNotEnforced: it cannot be had
+    """
+    path = _directory(root, container)
+    project = _project(path) if path is not None else 0
+    if path is None or not project:
+        return ''
+    said = _said(path, project)
+    used, size = parse(said)
+    files, count = int(_inodes(said)[1]), inodes_of(size)
+    if not size or (used + rootfs.ROOM <= size
+                    and files + rootfs.ROOM_INODES <= count):
+        return ''
+    _quota(path, rootfs.quota_command(
+        project, max(used, size) + rootfs.ROOM,
+        max(files, count) + rootfs.ROOM_INODES))
+    return f'quota {project} {size} {count} {_mount(path)}'
 
 
 def _directory(root: str, container: str) -> str | None:
@@ -146,8 +178,13 @@ def _project(path: str) -> int:
 
 
 def _quota(path: str, *commands: str) -> str:
+    return rootfs.tool('xfs_quota', '-x', *(
+        word for command in commands for word in ('-c', command)),
+        _mount(path))
+
+
+def _mount(path: str) -> str:
     mount = os.path.realpath(path)
     while not os.path.ismount(mount):
         mount = os.path.dirname(mount)
-    return rootfs.tool('xfs_quota', '-x', *(
-        word for command in commands for word in ('-c', command)), mount)
+    return mount

@@ -8,12 +8,14 @@ what it writes below ``image/`` does with all (moby, layer/filestore.go).
 from __future__ import annotations
 
 from collections.abc import Mapping
+import contextlib
 import os
 import pathlib
 import subprocess
 from typing import Any
 
 from nova_vcloud import exception
+from nova_vcloud import privsep
 
 
 def place(info: Mapping[str, Any]) -> str:
@@ -41,6 +43,69 @@ def layer(root: str, driver: str, container: str) -> str | None:
         return path.read_text()
     except FileNotFoundError:
         return None
+
+
+#: Bytes and inodes that a server's start may take of its disk.
+ROOM = 16 << 20
+ROOM_INODES = 64
+#: What follows a container's id in the name of the file that ends its room.
+ROOM_SUFFIX = '.room'
+
+
+def has_room(found: os.statvfs_result) -> bool:
+    """Tell whether a file system has the room that a server's start needs.
+    """
+    return (found.f_bavail * found.f_frsize >= ROOM
+            and found.f_favail >= ROOM_INODES)
+
+
+@privsep.disk.entrypoint
+def note_room(directory: str, container: str, line: str) -> None:
+    """Have the runtime end the room that a container has for its start.
+
+    :param directory: the ``--links`` directory of ``nova-vcloud-runtime``
+    :param line: of a store's make_room; '' removes what was noted
+    :raises OSError: with the path
+    """
+    path = os.path.join(directory, container + ROOM_SUFFIX)
+    if not line:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        return
+    with open(f'{path}.new', 'w', encoding='utf-8') as file:
+        file.write(f'{line}\n')
+    os.replace(f'{path}.new', path)
+
+
+@privsep.disk.entrypoint
+def end_room(line: str) -> None:
+    """End what a store's make_room began, as the runtime does.
+
+    :param line: of it; '' is fine
+    :raises LimitNotEnforced: with the reason
+    """
+    if not line:
+        return
+    kind, number, size, count, place = line.split(maxsplit=4)
+    if kind == 'reserve':
+        tool('xfs_io', '-x', '-c', f'resblks {number}', place)
+        if int(count):
+            tool('xfs_growfs', '-m', count, place)
+    else:
+        tool('xfs_quota', '-x', '-c', quota_command(number, size, count),
+             place)
+
+
+def quota_command(project: int | str, size: int | str,
+                  count: int | str) -> str:
+    """Return the words of xfs_quota(8) that limit a project.
+
+    :param size: bytes
+    :param count: inodes
+    """
+    # The engine sets both of bytes, df shows the soft one.
+    return (f'limit -p bsoft={size} bhard={size} isoft={count} '
+            f'ihard={count} {project}')
 
 
 def tool(*words: str) -> str:

@@ -57,9 +57,7 @@ class Admission:
         :raises TooManyServers: there are as many here as may be
         :raises InvalidRequest: a hint or a key of the flavor is wrong
         """
-        rule = applications.rule(
-            instance.project_id, self._hints(context, instance),
-            instance.flavor.extra_specs or {}, self._defaults)
+        rule = self._rule(context, instance)
         if rule is None:
             yield ''
             return
@@ -74,6 +72,18 @@ class Admission:
                 self._building[label].discard(uuid)
                 if not self._building[label]:
                     del self._building[label]
+
+    def label(self, context: Any, instance: objects.Instance) -> str:
+        """Return the label of a server's application, '' when it has none.
+        """
+        rule = self._rule(context, instance)
+        return rule.key.label if rule else ''
+
+    def _rule(self, context: Any, instance: objects.Instance
+              ) -> applications.Rule | None:
+        return applications.rule(
+            instance.project_id, self._hints(context, instance),
+            instance.flavor.extra_specs or {}, self._defaults)
 
     def _check(self, rule: applications.Rule, label: str, uuid: str) -> None:
         cap = rule.caps.get('host')

@@ -14,6 +14,7 @@ from oslo_log import log
 from nova_vcloud import exception
 from nova_vcloud.virt_docker import addresses
 from nova_vcloud.virt_docker import etc_files
+from nova_vcloud.virt_docker import live_processes
 from nova_vcloud.virt_docker import spec
 from nova_vcloud.virt_docker.resources import Allotment
 from nova_vcloud.virt_docker.resources import Resources
@@ -34,6 +35,7 @@ class Nics:
     _resources: Resources
     _defaults: spec.Defaults
     _etc: etc_files.EtcFiles
+    _processes: live_processes.LiveProcesses
 
     def inspect(self, uuid: str) -> dict[str, Any]:
         """Return the engine's description of a server's container."""
@@ -50,6 +52,11 @@ class Nics:
         """Return a container whose root disk is mounted, if it is a file."""
         self._resources.mount_disk(container['Id'])
         return container
+
+    def room(self, container: dict[str, Any]
+             ) -> contextlib.AbstractContextManager[None]:
+        """Have room on the disk of a stopped container for a while."""
+        return self._resources.room(container['Id'])
 
     def plug(self, instance: objects.Instance, network_info: Any) -> None:
         """Bring NICs and limits to what Neutron and the flavor say."""
@@ -141,6 +148,24 @@ class Nics:
         container = container or self.inspect(instance.uuid)
         if container['State']['Running']:
             self._etc.renew(instance.uuid, container, instance.hostname, nics)
+
+    def _follow(self, instance: objects.Instance,
+                container: dict[str, Any]) -> None:
+        """Give a server what its flavor says now, not when it was made.
+
+        :param container: as it was before it started
+        """
+        self._processes.started(container['Id'])
+        own = container['Config']['Labels'].get(spec.LABEL_IMAGE)
+        try:
+            limits = live_processes.wanted(
+                instance, instance.flavor, self._defaults.most_files,
+                own == instance.image_ref)
+            if self._processes.differs(container, limits):
+                self._processes.follow(self.inspect(instance.uuid), limits)
+        except (exception.InvalidRequest, exception.LimitNotEnforced) as e:
+            LOG.warning('The server has the /dev/shm and the open files that '
+                        'it was made with: %s', e, instance=instance)
 
     def _settle(self, instance: objects.Instance, container: dict[str, Any],
                 nics: tuple[addresses.Nic, ...]) -> None:

@@ -16,8 +16,10 @@ from oslo_log import log
 from nova_vcloud import exception
 from nova_vcloud.engine import Engine
 from nova_vcloud.virt_docker import addresses
+from nova_vcloud.virt_docker import console_log
 from nova_vcloud.virt_docker import container_nics
 from nova_vcloud.virt_docker import etc_files
+from nova_vcloud.virt_docker import live_processes
 from nova_vcloud.virt_docker import spec
 from nova_vcloud.virt_docker import start_faults
 from nova_vcloud.virt_docker import startup
@@ -61,6 +63,7 @@ class Containers(container_nics.Nics):
         self._mapped = mapped
         self._own_starts: set[str] = set()
         self._etc = etc_files.EtcFiles()
+        self._processes = live_processes.LiveProcesses()
 
     # What is there
 
@@ -152,11 +155,12 @@ class Containers(container_nics.Nics):
             undo.callback(self._undo, self._network.destroy, instance.uuid)
             self._network.plug(instance.uuid, nics, up=power_on)
             steps.reached('namespace')
-            self._make(undo, instance, tag, image_id, nics, application)
+            made = self._make(undo, instance, tag, image_id, nics,
+                              application)
             fill(spec.container_name(instance.uuid))
             steps.reached('inject')
             if power_on:
-                self._begin(instance.uuid)
+                self._begin(instance.uuid, made)
             steps.reached('start')
             undo.pop_all()
 
@@ -180,11 +184,12 @@ class Containers(container_nics.Nics):
     def _make(self, undo: contextlib.ExitStack, instance: objects.Instance,
               tag: str, image_id: str, nics: tuple[addresses.Nic, ...],
               application: str,
-              binds: Iterable[str] = (), own: bool = True) -> None:
+              binds: Iterable[str] = (), own: bool = True) -> str:
         """Make the container in its namespace, with its limits.
 
         :param undo: is given the way back
         :param own: whether the image is the server's
+        :returns: its id
         """
         with self._resources.allotted(instance, instance.flavor,
                                       nics) as wanted:
@@ -205,10 +210,11 @@ class Containers(container_nics.Nics):
             steps.reached('join')
             self._keep(instance.uuid, wanted, container_id, nics)
         steps.reached('limits')
+        return container_id
 
-    def _begin(self, uuid: str) -> None:
+    def _begin(self, uuid: str, container_id: str) -> None:
         """Start a container that was just made."""
-        self._own_start(uuid, spec.container_name(uuid))
+        self._own_start(uuid, container_id)
         self._resources.verify(uuid)
 
     def destroy(self, uuid: str,
@@ -241,6 +247,7 @@ class Containers(container_nics.Nics):
             with contextlib.suppress(exception.ContainerNotFound):
                 self._engine.remove(container_id)
             self._network.forget(container_id)
+            self._processes.forget(container_id)
             self._resources.forget_container(uuid, container_id)
 
     # One that waits while another is the server
@@ -299,8 +306,17 @@ class Containers(container_nics.Nics):
                 self._settle(instance, container, nics)
 
     def _own(self, uuid: str) -> dict[str, Any]:
-        """Return a server's container, under the server's own name."""
-        container = self.inspect(uuid)
+        """Return a server's container, under the server's own name.
+
+        :raises ServerLost: there is none any more
+        """
+        try:
+            container = self.inspect(uuid)
+        except exception.ContainerNotFound as e:
+            raise exception.ServerLost(
+                'the container of the server, and its root disk with it, '
+                'have been removed from the host behind Nova; rebuild the '
+                'server to have it anew from its image') from e
         if container['Name'] == f'/{spec.parked_name(uuid)}':
             self._engine.rename(container['Id'], spec.container_name(uuid))
         return container
@@ -308,20 +324,53 @@ class Containers(container_nics.Nics):
     def rebuild(self, context: Any, instance: objects.Instance,
                 image_meta: objects.ImageMeta, network_info: Any,
                 seed: bytes, timeout: int,
-                renew: Callable[[contextlib.ExitStack], None] | None = None
-                ) -> None:
+                renew: Callable[[contextlib.ExitStack], None] | None = None,
+                application: Callable[[], str] = str) -> None:
         """Make the server anew from another image, where and as it is.
 
-        On failure the old one goes on.
+        On failure the old one goes on. A server whose container somebody has
+        removed has none.
 
         :param timeout: seconds between the stop signal and SIGKILL
         :param renew: of :meth:`replace`
+        :param application: tells the label of the one that a server
+            without a container is of
         """
         startup.check_image(instance, anew=True)
+        try:
+            self.inspect(instance.uuid)
+        except exception.ContainerNotFound:
+            LOG.warning('The container of the server is gone: it is made '
+                        'anew, and what was on its root disk is lost',
+                        instance=instance)
+            self._build_lost(context, instance, image_meta, network_info,
+                             seed, renew, application())
+            return
         self.replace(context, instance, instance.image_ref, image_meta,
                      network_info, seed, timeout, renew=renew)
         steps.reached('replaced')
         self.drop_parked(instance.uuid)
+
+    def _build_lost(self, context: Any, instance: objects.Instance,
+                    image_meta: objects.ImageMeta, network_info: Any,
+                    seed: bytes,
+                    renew: Callable[[contextlib.ExitStack], None] | None,
+                    application: str) -> None:
+        """Make a server whose container is gone, and start it."""
+        uuid, image_id = instance.uuid, instance.image_ref
+        with self._images.building(image_id), contextlib.ExitStack() as undo:
+            tag = self._image(context, instance, image_id, image_meta)
+            with lock(uuid):
+                # Of the one that is gone.
+                self._network.destroy(uuid)
+                self._resources.forget(uuid)
+                self._etc.forget(uuid)
+                if renew:
+                    renew(undo)
+            self._build(instance, tag, image_id, network_info, True,
+                        application, lambda name: startup.fill(
+                            self._engine, name, seed))
+            undo.pop_all()
 
     def replace(self, context: Any, instance: objects.Instance,
                 image_id: str, image_meta: objects.ImageMeta,
@@ -353,11 +402,11 @@ class Containers(container_nics.Nics):
                 if renew:
                     renew(undo)
                 self._network.plug(uuid, nics, up=True)
-                self._make(undo, instance, tag, image_id, nics, label,
-                           binds(old) if binds else (),
-                           own=image_id == instance.image_ref)
+                made = self._make(undo, instance, tag, image_id, nics, label,
+                                  binds(old) if binds else (),
+                                  own=image_id == instance.image_ref)
                 startup.fill(self._engine, spec.container_name(uuid), seed)
-                self._begin(uuid)
+                self._begin(uuid, made)
                 undo.pop_all()
 
     def _go_on(self, instance: objects.Instance,
@@ -400,6 +449,7 @@ class Containers(container_nics.Nics):
             self._engine.stop(container['Id'], 0)
             raise
         self._renew(instance, nics)
+        self._follow(instance, container)
 
     def resize(self, instance: objects.Instance, flavor: objects.Flavor,
                network_info: Any) -> None:
@@ -412,11 +462,14 @@ class Containers(container_nics.Nics):
             container = self.inspect(instance.uuid)
             with self._resources.allotted(instance, flavor, nics) as wanted:
                 self._resources.check_live(instance.uuid, wanted)
+                self._processes.follow(container, live_processes.wanted(
+                    instance, flavor, self._defaults.most_files))
                 self._keep(instance.uuid, wanted, container['Id'], nics)
 
     def _own_start(self, uuid: str, container_id: str) -> None:
         self._own_starts.add(uuid)
         try:
+            self._resources.make_room(container_id)
             with start_faults.explained():
                 self._engine.start(container_id)
         except BaseException:
@@ -513,7 +566,11 @@ class Containers(container_nics.Nics):
 
     def console(self, uuid: str) -> bytes:
         """Return the end of the console log, at most CONSOLE_LIMIT bytes."""
-        return self._engine.logs(self.inspect(uuid)['Id'], CONSOLE_LIMIT)
+        container = self.inspect(uuid)
+        path = container.get('LogPath')
+        said = console_log.tail(path, CONSOLE_LIMIT) if path else None
+        return self._engine.logs(container['Id'], CONSOLE_LIMIT) \
+            if said is None else said
 
     @staticmethod
     def _undo(action: Callable[[str], None], uuid: str) -> None:

@@ -367,7 +367,9 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs,
                                    self._stop_timeout(instance),
                                    self._new_disks(
                                        instance, block_device_info,
-                                       preserve_ephemeral))
+                                       preserve_ephemeral),
+                                   lambda: self._admission.label(
+                                       context, instance))
             self._ephemerals.drop_old(instance.uuid)
             self._welcome(instance, admin_password)
 

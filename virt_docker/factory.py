@@ -31,6 +31,7 @@ from nova_vcloud.virt_docker import host as docker_host
 from nova_vcloud.virt_docker import imagecache
 from nova_vcloud.virt_docker import imageroom
 from nova_vcloud.virt_docker import images
+from nova_vcloud.virt_docker import live_processes
 from nova_vcloud.virt_docker import moves
 from nova_vcloud.virt_docker import references
 from nova_vcloud.virt_docker import resources
@@ -55,7 +56,8 @@ def defaults(conf: cfg.ConfigOpts) -> spec.Defaults:
     return spec.Defaults(
         own.runtime, own.cgroup_parent, own.log_max_size_kib,
         own.log_max_files, own.no_new_privileges, tuple(own.capabilities),
-        tuple(own.allowed_capabilities), tuple(own.allowed_devices))
+        tuple(own.allowed_capabilities), tuple(own.allowed_devices),
+        live_processes.most_files())
 
 
 def required_limits(conf: cfg.ConfigOpts) -> dict[str, str]:

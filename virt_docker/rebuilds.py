@@ -38,15 +38,17 @@ class Rebuilds:
     def rebuild(self, context: nova_context.RequestContext,
                 instance: objects.Instance, image_meta: objects.ImageMeta,
                 network_info: Any, seed: bytes, timeout: int,
-                renew: Callable[[contextlib.ExitStack], None]) -> None:
+                renew: Callable[[contextlib.ExitStack], None],
+                application: Callable[[], str]) -> None:
         """Make the server anew; task states are those Nova expects after.
 
         :param timeout: seconds between the stop signal and SIGKILL
         :param renew: makes what else is new, of a server that is stopped; is
             given where to leave the way back
+        :param application: tells the label of the one that the server is of
         """
         self._servers.rebuild(context, instance, image_meta, network_info,
-                              seed, timeout, renew)
+                              seed, timeout, renew, application)
         instance.task_state = task_states.REBUILD_SPAWNING
         instance.save(expected_task_state=[task_states.REBUILDING])
 

@@ -87,6 +87,8 @@ class Rescue:
         self.protect()
         path.mkdir(mode=0o700, exist_ok=True)
         if not os.path.ismount(path):
-            layers.mount(layers.graph(self._servers.whole(container)),
-                         str(path))
+            found = layers.graph(self._servers.whole(container))
+            # On a disk that is full the kernel would mount it read-only.
+            with self._servers.room(container):
+                layers.mount(found, str(path))
         return str(path)

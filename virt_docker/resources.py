@@ -272,6 +272,21 @@ class Resources:
         """
         self._disks.mount(container_id)
 
+    def make_room(self, container_id: str) -> None:
+        """Have room for the start of a container on a disk that is full.
+
+        :raises LimitNotEnforced: it cannot be had
+        """
+        self._disks.make_room(container_id)
+
+    def room(self, container_id: str
+             ) -> contextlib.AbstractContextManager[None]:
+        """Have room on the disk of a stopped container for a while.
+
+        :raises LimitNotEnforced: it cannot be had
+        """
+        return self._disks.room(container_id)
+
     def _forget_guest(self, guest: Guest) -> None:
         for backend in self._forgetful:
             backend.forget(guest)

@@ -12,8 +12,10 @@ from nova import objects
 
 from nova_vcloud import boot
 from nova_vcloud import late_results
+from nova_vcloud import process_limits
 from nova_vcloud.qos import limits
 from nova_vcloud.qos.backends import docker
+from nova_vcloud.virt_docker import live_processes
 from nova_vcloud.virt_docker.addresses import Nic
 
 LABEL = 'org.openstack.nova.'
@@ -45,6 +47,7 @@ class Defaults:
 
     :ivar allowed_capabilities: that a flavor may add
     :ivar allowed_devices: paths of those that a flavor may add
+    :ivar most_files: open files that this host can let a process have
     """
 
     runtime: str
@@ -55,6 +58,7 @@ class Defaults:
     capabilities: tuple[str, ...]
     allowed_capabilities: tuple[str, ...] = ()
     allowed_devices: tuple[str, ...] = ()
+    most_files: int = process_limits.MOST_FILES
 
     def cgroup(self, container_id: str) -> str:
         """Return the path of a container's cgroup in each hierarchy.
@@ -176,6 +180,9 @@ def build(instance: objects.Instance, image: str, nics: Iterable[Nic],
             'OomKillDisable': False,
             'Binds': list(binds),
             **docker.host_config(wanted),
+            **live_processes.host_config(process_limits.parse(
+                instance.flavor.memory_mb, instance.flavor.extra_specs,
+                properties or {}, defaults.most_files)),
             **_log(defaults),
             'Init': wish.init == 'tini',
             **(SYSTEMD if wish.init == 'systemd' else {}),

@@ -19,6 +19,7 @@ from nova_vcloud.conf import qos as qos_conf
 from nova_vcloud.engine import Engine
 from nova_vcloud.qos import assembly
 from nova_vcloud.qos import limits
+from nova_vcloud.qos import precision
 from nova_vcloud.qos import quota_file
 from nova_vcloud.qos import records
 from nova_vcloud.qos.keeper import Keeper
@@ -116,6 +117,9 @@ def _doc(status: Status) -> dict[str, Any]:
             'flavor': status.record.base.to_doc(),
             'override': override, 'desired': status.desired.to_doc(),
             'effective': status.effective.to_doc(),
+            'precision': {str(key): exact
+                          for key, value in sorted(status.desired.items())
+                          if (exact := precision.told(key, value))},
             'drift': [str(drift) for drift in status.drift],
             'events': dict(status.events)}
 
@@ -138,13 +142,20 @@ def _table(status: Status) -> Iterable[str]:
             '' if extra is limits.KEEP else limits.to_text(extra),
             limits.to_text(status.effective[key])
             if key in status.effective else '(stopped)',
-            'DRIFT' if key in drifted
-            else limits.FIELDS[key.kind].unit.replace('set', '')).rstrip()
+            'DRIFT' if key in drifted else _unit(
+                key, status.desired.get(key, wanted))).rstrip()
     for event, count in status.events.items():
         if count:
             yield f'{event} {count} times since it started'
     for drift in status.drift:
         yield f'drift: {drift}'
+
+
+def _unit(key: limits.Key, value: limits.Value) -> str:
+    """Return the unit of a limit, and how exactly the kernel holds it."""
+    unit = limits.FIELDS[key.kind].unit.replace('set', '')
+    exact = precision.told(key, value)
+    return f'{unit} (held: {exact})' if exact else unit
 
 
 def _host(keeper: Keeper) -> Iterable[str]:

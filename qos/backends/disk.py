@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
+import contextlib
 from typing import Any
 from typing import Protocol
 
@@ -18,6 +20,7 @@ from nova_vcloud.qos import limits
 from nova_vcloud.qos import quota_btrfs
 from nova_vcloud.qos import quota_file
 from nova_vcloud.qos import quota_xfs
+from nova_vcloud.qos import rootfs
 from nova_vcloud.qos.backends import base
 
 LOG = log.getLogger(__name__)
@@ -43,6 +46,12 @@ class Store(Protocol):
     def limit(self, root: str, container: str, size: int) -> None:
         """Let a container use so many bytes; 0: any number."""
 
+    def make_room(self, root: str, container: str) -> str:
+        """Have room on the disk of a stopped container for its start.
+
+        :returns: line for the runtime that ends it; '' when there was room
+        """
+
 
 #: {storage driver of the engine: who knows the quotas}
 STORES: dict[str, Store] = {quota_btrfs.DRIVER: quota_btrfs,
@@ -56,13 +65,16 @@ class DiskBackend(base.Backend):
     restarts and the host's.
 
     :param files: makes them; None where containers are to have none
+    :param links: the ``--links`` directory of ``nova-vcloud-runtime``
     """
 
     name = 'disk'
 
     def __init__(self, engine: Engine,
-                 files: quota_file.Files | None = None) -> None:
+                 files: quota_file.Files | None = None,
+                 links: str = '') -> None:
         self._engine = engine
+        self._links = links
         self._wanted = files
         self._files = files or quota_file.Files()
         self._driver = ''
@@ -147,6 +159,44 @@ class DiskBackend(base.Backend):
         return {'disk_used_bytes': used,
                 **({'disk_limit_bytes': size} if size else {})}
 
+    # What a start needs, of a disk that its server has filled.
+
+    def make_room(self, container: str) -> None:
+        """Have room for the start of a stopped container on its disk.
+
+        The runtime ends it, before the first process runs.
+
+        :raises LimitNotEnforced: it cannot be had
+        """
+        line = self._room(container)
+        if line:
+            try:
+                rootfs.note_room(self._links, container, line)
+            except OSError as e:
+                raise exception.LimitNotEnforced(f'{KIND}: {e}') from e
+
+    @contextlib.contextmanager
+    def room(self, container: str) -> Iterator[None]:
+        """Have room on the disk of a stopped container for a while.
+
+        :raises LimitNotEnforced: it cannot be had, or not be ended
+        """
+        line = self._room(container)
+        try:
+            yield
+        finally:
+            rootfs.end_room(line)
+
+    def _room(self, container: str) -> str:
+        enforced = self.support().enforced
+        if self._may_have_files():
+            line = self._files.make_room(self._root, container)
+            if line or self._store is self._files:
+                return line
+        if KIND not in enforced:
+            return ''
+        return self._store.make_room(self._root, container)
+
     # Of files, which a container may have from when the host had the option.
 
     def mount(self, container: str) -> None:
@@ -164,6 +214,8 @@ class DiskBackend(base.Backend):
         One that it has keeps its disk.
         """
         self.support()
+        if self._links:
+            rootfs.note_room(self._links, container, '')
         if self._may_have_files():
             quota_file.forget(self._root, container)
 

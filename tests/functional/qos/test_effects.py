@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """What limits do to processes, on this host's kernel and a real engine."""
 
-import dataclasses
 import os
 import pathlib
 import signal
 import subprocess
-import sys
 import uuid
 
+from cgroup_box import ROOT
+from cgroup_box import Box
+from cgroup_box import box
 import dockerd as dockerd_fixture
 import leaks
 import pytest
@@ -20,10 +21,10 @@ from nova_vcloud.qos import devices
 from nova_vcloud.qos import limits
 from nova_vcloud.qos import quota_file
 from nova_vcloud.qos.backends import base
-from nova_vcloud.qos.backends import cgroup
 from nova_vcloud.qos.backends import docker
 
-ROOT = pathlib.Path('/sys/fs/cgroup')
+__all__ = ['box']
+
 MIB = 1 << 20
 MB = 1_000_000
 #: Says what it holds, then holds it until it is told more.
@@ -68,66 +69,6 @@ for number in range(count + 1):
 print(time.monotonic() - start)
 '''
 FILE_SIZE = 48 * MIB
-
-
-@dataclasses.dataclass
-class Box:
-    """A cgroup and what is needed to run processes in it."""
-
-    backend: cgroup.CgroupBackend
-    guest: Guest
-
-    def set(self, **wanted: limits.Value | str) -> None:
-        """Set limits; cpu_quota stands for cpu.quota."""
-        self.change({limits.Key(*kind.split('_', 1)): value
-                     for kind, value in wanted.items()})
-
-    def change(self, wanted: dict[limits.Key, limits.Value]) -> None:
-        found = self.backend.read(self.guest, wanted)
-        self.backend.apply(self.guest, [
-            base.Change(key, found[key], value)
-            for key, value in wanted.items()])
-
-    def start(self, script: str, *args: object) -> subprocess.Popen[str]:
-        """Start a Python program in it."""
-        enter = ' && '.join(f'echo $$ >{path}/cgroup.procs'
-                            for path in folders(self.guest.cgroup))
-        return subprocess.Popen(
-            ['/bin/sh', '-c', f'{enter} && exec "$@"', 'sh', sys.executable,
-             '-c', script, *map(str, args)], text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-
-    def run(self, script: str, *args: object) -> str:
-        with self.start(script, *args) as process:
-            out, _err = process.communicate(timeout=60)
-        assert process.returncode == 0
-        return out
-
-
-def folders(path: str) -> list[pathlib.Path]:
-    """Return where a cgroup is, in every hierarchy of this host."""
-    if (ROOT / 'cgroup.controllers').exists():
-        return [ROOT / path.lstrip('/')]
-    return [ROOT / controller / path.lstrip('/') for controller in (
-        'cpu', 'cpuacct', 'cpuset', 'memory', 'pids', 'blkio')]
-
-
-@pytest.fixture
-def box():
-    backend = assembly.cgroup_here()
-    backend.support()  # on cgroup v2 it also has the controllers enabled
-    path = f'/novavcloudeffect{os.getpid()}'
-    made = folders(path)
-    for folder in made:
-        folder.mkdir()
-        for name in ('cpuset.cpus', 'cpuset.mems'):  # v1's begin empty
-            if (folder / name).exists():
-                (folder / name).write_text(
-                    (folder.parent / name).read_text()
-                    if folder.parent != ROOT else '\n')
-    yield Box(backend, Guest('', '', path))
-    for folder in made:
-        folder.rmdir()
 
 
 # Memory and processes

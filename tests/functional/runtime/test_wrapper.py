@@ -534,3 +534,50 @@ def test_a_block_device_of_a_user_namespace_is_a_mount(place):
     assert found['linux']['devices'] == []
     assert found['linux']['resources']['devices'][-1]['major'] \
         == DISK['major']
+
+
+@pytest.fixture
+def tools(place, limits):
+    """Have programs of xfs that note their words; runc succeeds."""
+    limits()
+    folder = place.home / 'tools'
+    folder.mkdir()
+    for name in ('xfs_io', 'xfs_quota', 'xfs_growfs'):
+        (folder / name).write_text(
+            f'#!/bin/sh\nprintf "%s|" {name} "$@" >>{place.called}\n'
+            f'echo >>{place.called}\n')
+        (folder / name).chmod(0o755)
+    return folder
+
+
+@pytest.mark.parametrize(('line', 'called'), [
+    ('reserve 8192 0 0 /a b/c', ['xfs_io|-x|-c|resblks 8192|/a b/c|']),
+    ('reserve 8192 0 25 /a', ['xfs_io|-x|-c|resblks 8192|/a|',
+                              'xfs_growfs|-m|25|/a|']),
+    ('quota 7 1000 20 /m n', [
+        ('xfs_quota|-x|-c|limit -p bsoft=1000 bhard=1000 isoft=20 ihard=20 '
+         '7|/m n|')])])
+def test_the_room_of_a_start_ends_before_the_first_process(
+        place, tools, line, called):
+    room = place.links / f'{ID}.room'
+    room.write_text(f'{line}\n')
+    done = place.run('create', '--bundle', place.bundle, ID,
+                     path=f'{tools}:{os.environ["PATH"]}')
+    assert done.returncode == 0, done.stderr
+    first, *rest = place.called.read_text().splitlines()
+    assert first.split() == ['create', '--bundle', str(place.bundle), ID]
+    assert rest == called
+    assert not room.exists()
+
+
+@pytest.mark.parametrize('line', ['reserve 1 0 0 /a', 'other 1 2 3 /a', ''])
+def test_a_room_that_cannot_be_ended_ends_the_container(place, tools, line):
+    (tools / 'xfs_io').write_text('#!/bin/sh\necho no >&2\nexit 1\n')
+    (place.links / f'{ID}.room').write_text(line)
+    done = place.run('--log', place.log, 'create', '--bundle', place.bundle,
+                     ID, path=f'{tools}:{os.environ["PATH"]}')
+    assert done.returncode == 1
+    assert 'the size of the disk cannot be kept' in \
+        json.loads(place.log.read_text())['msg']
+    called = place.called.read_text().splitlines()
+    assert called[-1].split() == ['delete', '--force', ID]

@@ -13,6 +13,7 @@ from nova_vcloud import exception
 from nova_vcloud.guest import Guest
 from nova_vcloud.qos import limits
 from nova_vcloud.qos import quota_xfs
+from nova_vcloud.qos import rootfs
 from nova_vcloud.qos.backends import base
 from nova_vcloud.qos.backends import disk
 
@@ -117,3 +118,45 @@ def test_who_was_made_without_a_size_gets_none(make):
     assert backend.read(guest, [KEY])[KEY] is limits.UNLIMITED
     with pytest.raises(exception.LimitNotEnforced, match='made without'):
         backend.apply(guest, [base.Change(KEY, limits.UNLIMITED, MIB)])
+
+
+FILL = ('dd if=/dev/zero of=/big bs=1M conv=fsync; mkdir /d; i=0; while true '
+        '>/d/$i; do i=$((i+1)); dd if=/dev/zero of=/d/$i bs=4k conv=fsync;'
+        ' [ $i -lt 5000 ] || exit 0; done')
+EMPTY = ('i=0; mkdir /d; while true >/d/$i; do i=$((i+1));'
+         ' [ $i -lt 9000 ] || exit 0; done')
+
+
+@pytest.mark.parametrize('script', [FILL, EMPTY])
+def test_a_full_disk_has_room_for_a_start_and_no_more_later(
+        engine, make, tmp_path, script):
+    _backend, guest = make(64 * MIB)
+    backend = disk.DiskBackend(engine.engine, links=str(tmp_path))
+    assert backend.support().enforced == {'disk.max'}
+    backend.apply(guest, [base.Change(KEY, limits.UNLIMITED, 64 * MIB)])
+    engine.engine.start(guest.name)
+    backend.make_room(guest.name)
+    assert not list(tmp_path.iterdir())
+    inside(engine, guest, script)
+    engine.engine.stop(guest.name, 0)
+    for _each in range(2):
+        with backend.room(guest.name):
+            assert backend.read(guest, [KEY])[KEY] != 64 * MIB
+            engine.engine.start(guest.name)
+        assert backend.read(guest, [KEY])[KEY] == 64 * MIB
+        said = inside(engine, guest, 'mkdir /e /f && dd if=/dev/zero of=/more '
+                                     'bs=1M count=20 conv=fsync')
+        assert 'No space left' in said or 'quota exceeded' in said, said
+        engine.engine.stop(guest.name, 0)
+    # What the runtime is told is what ended it here.
+    backend.make_room(guest.name)
+    (path,) = tmp_path.iterdir()
+    assert path.name == f'{guest.name}.room'
+    rootfs.end_room(path.read_text().strip())
+    assert backend.read(guest, [KEY])[KEY] == 64 * MIB
+    backend.forget(guest.name)
+    assert not list(tmp_path.iterdir())
+    with backend.room(guest.name):
+        engine.engine.start(guest.name)
+    assert inside(engine, guest, 'rm -rf /d /big; echo mine >/file; '
+                                 'cat /file') == 'mine\n'

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Servers whose root disk is full start again, and can be tidied up.
+
+Of overlay2 on xfs with quotas: ``tests/vm/inside/test_disks.py``.
+"""
+
+import os
+import pathlib
+import subprocess
+
+import computehost
+import dockerd as dockerd_fixture
+import lan as lan_fixture
+from nova import objects
+import pytest
+from rootdisk import fill
+from rootdisk import spawn
+
+from nova_vcloud.virt_docker import layers
+from nova_vcloud.virt_docker import rescue
+
+#: Takes all bytes: of large files, of small ones, and of new directories.
+BYTES = '''
+mkdir -p /full
+for size in 1048576 65536 4096 512; do
+    n=0
+    while dd if=/dev/zero of=/full/$size.$n bs=$size 2>/dev/null \
+            count=4096 conv=fsync; do n=$((n+1)); done
+    sync
+done
+i=0; while mkdir /full/d$i && true >/full/d$i/$(printf %0200d $i); do
+    i=$((i+1)); done 2>/dev/null
+echo full
+'''
+#: Takes all inodes, by files without bytes.
+INODES = '''
+d=0
+while mkdir -p /full/$d; do
+    i=0
+    while [ $i -lt 500 ]; do
+        true >/full/$d/$i || break 2
+        i=$((i+1))
+    done
+    d=$((d+1))
+done 2>/dev/null
+echo full
+'''
+
+
+@pytest.fixture
+def host(dockerd, lan, tmp_path):
+    found = computehost.ComputeHost(dockerd, lan, tmp_path / 'records',
+                                    disk_files=True)
+    yield found
+    for server in list(found.containers.list()):
+        found.containers.destroy(server)
+
+
+@pytest.fixture(scope='module')
+def quotas():
+    with dockerd_fixture.private(store='btrfs') as found:
+        yield found
+
+
+@pytest.fixture
+def btrfs(quotas, tmp_path):
+    with lan_fixture.private(str(quotas.links)) as lan:
+        found = computehost.ComputeHost(quotas, lan, tmp_path / 'records')
+        yield found
+        for server in list(found.containers.list()):
+            found.containers.destroy(server)
+
+
+def place(host, instance) -> pathlib.Path:
+    """Return the directory of a server's layer, of overlay2."""
+    return pathlib.Path(layers.upper(host.container(instance))).parent
+
+
+def fill_bytes(host, instance):
+    assert not fill(host, instance, 'most', 900).returncode
+    assert host.inside(instance, BYTES) == 'full\n'
+
+
+def fill_inodes(host, instance):
+    # The share of its space that xfs gives to inodes: few, so that their end
+    # comes soon.
+    subprocess.run(['xfs_growfs', '-m', '1', place(host, instance)],
+                   check=True, capture_output=True)
+    assert host.inside(instance, INODES) == 'full\n'
+
+
+def check_runs(host, instance, ports, filled=fill_bytes):
+    """Have a server with a full disk started in every way, and tidied up."""
+    for again in (lambda: host.containers.reboot(instance, ports, 1),
+                  lambda: host.containers.reboot(instance, ports, 0),
+                  lambda: (host.containers.stop(instance.uuid, 0),
+                           host.containers.start(instance, ports))):
+        again()
+        assert host.containers.running(instance.uuid)
+        # It is as full as it was: nobody has given the server more.
+        if filled is fill_bytes:
+            assert host.inside(
+                instance, 'mkdir /more 2>/dev/null || echo full') == 'full\n'
+        else:  # but for what is left of some 64, which xfs makes at once
+            assert os.statvfs(place(host, instance)).f_favail < 256
+    assert not host.keeper.status(instance.uuid).drift
+    assert host.inside(
+        instance, 'rm -rf /full /most && sync && echo mine >/file '
+        '&& cat /file') == 'mine\n'
+
+
+@pytest.mark.parametrize('filled', [fill_bytes, fill_inodes])
+def test_a_full_disk_in_a_file_is_started_again(host, filled):
+    instance, ports = spawn(host)
+    filled(host, instance)
+    check_runs(host, instance, ports, filled)
+    assert not list(host.dockerd.links.glob('*.room'))
+
+
+def test_a_full_disk_on_btrfs_is_started_again(btrfs):
+    instance, ports = spawn(btrfs)
+    fill_bytes(btrfs, instance)
+    check_runs(btrfs, instance, ports)
+
+
+@pytest.mark.parametrize('filled', [fill_bytes, fill_inodes])
+def test_a_full_disk_is_tidied_up_by_a_rescue(host, tmp_path, filled):
+    instance, ports = spawn(host)
+    filled(host, instance)
+    host.containers.stop(instance.uuid, 0)
+    service = rescue.Rescue(host.dockerd.engine, host.containers,
+                            str(tmp_path / 'rescue'))
+    service.begin(None, instance, objects.ImageMeta(id=instance.image_ref),
+                  ports, b'')
+    assert host.inside(
+        instance, 'rm -rf /mnt/full /mnt/most && echo mine >/mnt/file && '
+        'cat /mnt/file') == 'mine\n'
+    service.end(instance, ports, 0)
+    assert host.inside(instance, 'cat /file') == 'mine\n'
