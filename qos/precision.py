@@ -16,7 +16,7 @@ SLICE = 100
 IOPS = 0.06
 #: Of a CPU quota: the least share by which time differs from it, and µs that
 #: a period ends sooner or later than it should.
-CPU, CPU_US = 0.01, 200.0
+CPU, CPU_US = 0.04, 240.0
 
 
 def slice_of(device: str, system: str = '/sys') -> int:

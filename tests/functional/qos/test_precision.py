@@ -89,8 +89,7 @@ def test_cpu_time_in_periods_that_were_used_up(
                 break
             assert time.monotonic() < deadline, (periods, throttled)
     share = used / (periods * quota)
-    # One more, or less, of the periods at the ends of what was looked at.
-    assert abs(share - 1) <= precision.of_quota(quota) + 1 / periods, share
+    assert abs(share - 1) <= precision.of_quota(quota), share
 
 
 @pytest.fixture
