@@ -100,10 +100,6 @@ class StateError(NovaVcloudException):
     """A file of our own is not what we wrote."""
 
 
-class Interrupted(NovaVcloudException):
-    """An operation that ended with the process that was at it."""
-
-
 class InvalidRequest(NovaVcloudException):
     """A flavor or an image asks for something that no host can give.
 

@@ -13,6 +13,7 @@ import sys
 from typing import Any
 
 from nova import context as nova_context
+from nova import exception as nova_exception
 from nova import objects
 from nova.compute import task_states
 from nova.compute import utils as compute_utils
@@ -146,8 +147,9 @@ def tell(context: nova_context.RequestContext, instance: objects.Instance,
     try:
         reporter.__enter__()
         try:
-            raise exception.Interrupted(words)
-        except exception.Interrupted:
+            # Of others Nova shows the name alone.
+            raise nova_exception.InternalError(err=words)
+        except nova_exception.InternalError:
             reporter.__exit__(*sys.exc_info())
     except Exception as e:  # noqa: BLE001 - of the messaging too
         LOG.warning('The event list does not have it: %s', e,
