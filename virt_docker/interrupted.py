@@ -140,10 +140,13 @@ class Interrupted:
 
 
 def tell(context: nova_context.RequestContext, instance: objects.Instance,
-         words: str) -> None:
-    """Note with the last action of a server that it was cut off."""
+         words: str, event: str = 'compute_interrupted') -> None:
+    """Note with the last action of a server that it was cut off.
+
+    :param event: its name; Nova ends the first one of a name
+    """
     reporter = compute_utils.EventReporter(
-        context, 'compute_interrupted', instance.host, instance.uuid)
+        context, event, instance.host, instance.uuid)
     try:
         reporter.__enter__()
         try:

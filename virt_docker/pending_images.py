@@ -21,6 +21,8 @@ from nova_vcloud.virt_docker import uploads
 
 LOG = log.getLogger(__name__)
 
+#: Name of the event that tells of a removed image.
+EVENT = 'compute_image_removed'
 UNFILLED = ('queued', 'saving')
 
 
@@ -87,4 +89,4 @@ class PendingImages:
                 interrupted.tell(
                     admin, objects.Instance.get_by_uuid(admin, uuid),
                     f'nova-compute of the host ended while image {image_id} '
-                    'was made; the image is removed')
+                    'was made; the image is removed', EVENT)
