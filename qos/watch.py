@@ -13,15 +13,18 @@ class Watch:
     """Calls something every ``interval`` seconds, whatever it raises.
 
     :param interval: seconds; 0 never calls
+    :param at_once: whether the first call is now, not one interval away
     """
 
-    def __init__(self, look: Callable[[], None], interval: float) -> None:
+    def __init__(self, look: Callable[[], None], interval: float,
+                 at_once: bool = False) -> None:
+        self._at_once = at_once
         self._look = look
         self._interval = interval
         self._stopped = threading.Event()
 
     def start(self) -> None:
-        """Begin; the first look is one interval away."""
+        """Begin, in a thread."""
         if self._interval:
             threading.Thread(target=self._run, name='vcloud-limits',
                              daemon=True).start()
@@ -31,7 +34,9 @@ class Watch:
         self._stopped.set()
 
     def _run(self) -> None:
-        while not self._stopped.wait(self._interval):
+        wait = 0.0 if self._at_once else self._interval
+        while not self._stopped.wait(wait):
+            wait = self._interval
             try:
                 self._look()
             except Exception:

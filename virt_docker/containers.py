@@ -264,6 +264,14 @@ class Containers(container_nics.Nics):
         else:
             self._engine.rename(container['Id'], spec.parked_name(uuid))
 
+    def parked(self, uuid: str) -> bool:
+        """Tell whether a container of a server is put aside."""
+        try:
+            self._inspect(spec.parked_name(uuid))
+        except exception.ContainerNotFound:
+            return False
+        return True
+
     def unpark(self, uuid: str) -> None:
         """Make the container that was put aside the server again.
 

@@ -132,7 +132,8 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs,
             os.path.join(CONF.state_path, 'vcloud-rescue'))
         self._snapshots = snapshots.Snapshots(
             self._engine, self._containers, self._image_api,
-            CONF.docker.snapshot_max_layers, CONF.host)
+            CONF.docker.snapshot_max_layers, CONF.host,
+            snapshots.notes(CONF))
 
     def _make_moves(self, manager: Any) -> None:
         self._others = factory.other_hosts(CONF)

@@ -16,6 +16,7 @@ from nova_vcloud.virt_docker import consoles
 from nova_vcloud.virt_docker import devicetags
 from nova_vcloud.virt_docker import driver_base
 from nova_vcloud.virt_docker import password
+from nova_vcloud.virt_docker import steps
 
 
 class DeviceVerbs(driver_base.Part):
@@ -56,11 +57,13 @@ class DeviceVerbs(driver_base.Part):
         :raises InterfaceAttachFailed: with the reason; nothing is left of it
         """
         known = instance.get_network_info()
+        steps.reached('interface')
         try:
             with self._nova_errors(instance), contextlib.ExitStack() as undo:
                 self._containers.attach(instance, known, vif['id'])
                 undo.callback(self._containers.detach, instance, known,
                               vif['id'])
+                steps.reached('plugged')
                 devicetags.note(context, instance)
                 undo.pop_all()
         except nova_exception.NovaException as e:

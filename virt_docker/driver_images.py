@@ -10,6 +10,7 @@ from oslo_log import log
 from nova_vcloud import exception
 from nova_vcloud.virt_docker import driver_base
 from nova_vcloud.virt_docker import imagecache
+from nova_vcloud.virt_docker import snapshots
 
 LOG = log.getLogger(__name__)
 
@@ -18,6 +19,7 @@ class ImageVerbs(driver_base.Part):
     """``openstack aggregate cache image``, and the way back."""
 
     _image_cache: imagecache.ImageCache
+    _snapshots: snapshots.Snapshots
 
     def cache_image(self, context: nova_context.RequestContext,
                     image_id: str) -> bool:
@@ -26,7 +28,12 @@ class ImageVerbs(driver_base.Part):
 
     def manage_image_cache(self, context: nova_context.RequestContext,
                            all_instances: objects.InstanceList) -> None:
-        """Remove images that no server of this host has needed for long."""
+        """Remove images that no server of this host has needed for long.
+
+        And those of snapshots that were cut off, of which Glance could not be
+        told when nova-compute started.
+        """
+        self._snapshots.remove_pending()
         try:
             self._image_cache.prune(all_instances)
         except exception.EngineError as e:

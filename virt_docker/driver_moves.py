@@ -8,12 +8,17 @@ from typing import Any
 from nova import context as nova_context
 from nova import exception as nova_exception
 from nova import objects
+from nova.compute import vm_states
 from oslo_log import log
 
 from nova_vcloud.virt_docker import driver_volumes
+from nova_vcloud.virt_docker import interrupted
 from nova_vcloud.virt_docker import moves
+from nova_vcloud.virt_docker import rebuilds
 from nova_vcloud.virt_docker import recovery
 from nova_vcloud.virt_docker import resize
+from nova_vcloud.virt_docker import snapshots
+from nova_vcloud.virt_docker import steps
 from nova_vcloud.virt_docker.volumes import ephemeral
 
 LOG = log.getLogger(__name__)
@@ -24,6 +29,8 @@ class MoveVerbs(driver_volumes.VolumeVerbs):
 
     _moves: moves.Moves
     _recovery: recovery.Recovery
+    _rebuilds: rebuilds.Rebuilds
+    _snapshots: snapshots.Snapshots
 
     def check_can_live_migrate_destination(
             self, context: nova_context.RequestContext,
@@ -103,9 +110,11 @@ class MoveVerbs(driver_volumes.VolumeVerbs):
                 self._try_grow_disks(instance)
             else:
                 self._containers.drop_parked(instance.uuid)
+                steps.reached('confirm')
                 self._moves.forget(instance.uuid)
                 self._volumes.release(instance.uuid)
                 self._ephemerals.remove(instance.uuid)
+        steps.reached('confirmed')
         ephemeral.note_growth(context, instance)
 
     def finish_revert_migration(
@@ -138,4 +147,36 @@ class MoveVerbs(driver_volumes.VolumeVerbs):
             instances: objects.InstanceList) -> objects.InstanceList:
         """Bring to an end what was cut off with the last nova-compute."""
         self._recovery.begin(context, instances)
+        interrupted.Interrupted(
+            self._recovery.manager, self._containers.inspect,
+            self._undo_rebuild, self._run).begin(context, instances)
+        self._snapshots.remove_pending()
         return instances
+
+    def _undo_rebuild(self, context: nova_context.RequestContext,
+                      instance: objects.Instance) -> None:
+        """Have a server as it was, unless all of the new one is there."""
+        disks = self._nova_disks(context, instance)
+        if self._containers.parked(instance.uuid):
+            self._containers.unpark(instance.uuid)
+            wanted = ephemeral.wanted(instance, disks)
+            if wanted:
+                self._have_old_disks(instance, wanted)
+        self._ephemerals.drop_old(instance.uuid)
+        self._rebuilds.give_back_image(
+            nova_context.get_nova_service_user_context(), instance)
+        self._run(context, instance)
+
+    def _run(self, context: nova_context.RequestContext,
+             instance: objects.Instance) -> None:
+        """Have a server run, unless Nova has it stopped."""
+        runs = instance.vm_state != vm_states.STOPPED
+        if runs:
+            self._have_volumes(instance, self._nova_disks(context, instance))
+        self._containers.restore(instance, instance.get_network_info(), runs)
+
+    def _nova_disks(self, context: nova_context.RequestContext,
+                    instance: objects.Instance) -> Any:
+        """Return what Nova says of the disks of a server."""
+        return self._recovery.manager._get_instance_block_device_info(  # noqa: SLF001
+            context, instance)

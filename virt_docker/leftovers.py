@@ -16,6 +16,7 @@ from nova import context as nova_context
 from nova import exception as nova_exception
 from nova import objects
 from oslo_log import log
+from oslo_utils import timeutils
 
 from nova_vcloud import exception
 from nova_vcloud.engine import Engine
@@ -33,17 +34,18 @@ GRACE = 120.0
 _ID = re.compile('[0-9a-f]{64}')
 
 
-def deleted(uuids: set[str], host: str) -> set[str]:
+def deleted(uuids: set[str], host: str) -> dict[str, float]:
     """Return those of some servers that Nova has deleted.
 
     One that it knows nothing of is not: another database may have it.
 
     :param host: where they are; one question is for all that belong there
+    :returns: {server: seconds since}
     """
     context = nova_context.get_admin_context(read_deleted='yes')
     here = {each.uuid for each in objects.InstanceList.get_by_host(
         nova_context.get_admin_context(), host, expected_attrs=[])}
-    found = set()
+    found = {}
     for uuid in uuids - here:
         try:
             instance = objects.Instance.get_by_uuid(context, uuid,
@@ -53,8 +55,16 @@ def deleted(uuids: set[str], host: str) -> set[str]:
                         'container on this host', uuid)
             continue
         if instance.deleted:
-            found.add(uuid)
+            found[uuid] = _age(instance)
     return found
+
+
+def _age(instance: objects.Instance) -> float:
+    """Return for how many seconds a server is deleted, by its record."""
+    if instance.deleted_at is None:
+        return 0.0
+    return float(timeutils.delta_seconds(
+        timeutils.normalize_time(instance.deleted_at), timeutils.utcnow()))
 
 
 class Leftovers:
@@ -62,23 +72,25 @@ class Leftovers:
 
     :param host: nova-compute's host name
     :param remove: removes all that this host has of a server
-    :param gone: says which of some servers, on a host, Nova has deleted
+    :param gone: says which of some servers, on a host, Nova has deleted, and
+        for how long (seconds)
     :param interval: seconds between looks
     """
 
     def __init__(self, engine: Engine, host: str,
                  remove: Callable[[str], object],
-                 gone: Callable[[set[str], str], set[str]] = deleted,
+                 gone: Callable[[set[str], str], dict[str, float]]
+                 = deleted,
                  interval: float = INTERVAL) -> None:
         self._engine = engine
         self._host = host
         self._remove = remove
         self._gone = gone
         self._seen: dict[str, float] = {}
-        self._watch = watch.Watch(self.look, interval)
+        self._watch = watch.Watch(self.look, interval, at_once=True)
 
     def start(self) -> None:
-        """Begin; the first look is one interval away."""
+        """Begin with what was left before this start."""
         self._watch.start()
 
     def stop(self) -> None:
@@ -128,12 +140,20 @@ class Leftovers:
     def _end_deleted(self) -> None:
         found = {container['Labels'][spec.LABEL_UUID] for container in
                  self._engine.containers(spec.own_labels(self._host))}
-        gone = self._gone(found, self._host) if found else set()
+        gone = self._gone(found, self._host) if found else {}
         for uuid in self._seen.keys() - gone:
             del self._seen[uuid]
         now = time.monotonic()
-        for uuid in gone:
-            if now - self._seen.setdefault(uuid, now) >= GRACE:
-                LOG.warning('Removing what is left here of server %s, which '
-                            'is deleted', uuid)
-                self._remove(uuid)
+        for uuid, age in gone.items():
+            # A host that is started again and again has not seen it for long.
+            if max(age, now - self._seen.setdefault(uuid, now)) >= GRACE:
+                self._end_one(uuid)
+
+    def _end_one(self, uuid: str) -> None:
+        """Remove a server; that it fails keeps no other one."""
+        LOG.warning('Removing what is left here of server %s, which is '
+                    'deleted', uuid)
+        try:
+            self._remove(uuid)
+        except exception.NovaVcloudException as e:
+            LOG.warning('Server %s is removed later: %s', uuid, e)

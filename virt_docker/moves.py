@@ -207,9 +207,11 @@ class Moves:
             except BaseException:
                 LOG.info('Migration to %s failed, the server stays on this '
                          'host', dest, instance=instance)
-                self._patiently(reattach)
-                self._patiently(lambda: self._servers.restore(
-                    instance, network_info, ran))
+                try:
+                    self._patiently(reattach)
+                finally:
+                    self._patiently(lambda: self._servers.restore(
+                        instance, network_info, ran))
                 raise
         return manifest
 

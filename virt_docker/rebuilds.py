@@ -64,11 +64,11 @@ class Rebuilds:
         try:
             yield
         except nova_exception.NovaException as e:
-            self._give_back_image(context, instance)
+            self.give_back_image(context, instance)
             self._claims.give_back_later(instance, allocations)
             raise nova_exception.InstanceFaultRollback(e) from e
 
-    def _give_back_image(self, context: nova_context.RequestContext,
+    def give_back_image(self, context: nova_context.RequestContext,
                          instance: objects.Instance) -> None:
         """Undo what Nova's API has noted: the image that was asked for."""
         try:

@@ -8,6 +8,8 @@ tries again (nova.compute.manager, _init_instance).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+import functools
 import time
 from typing import Any
 
@@ -15,8 +17,10 @@ from nova import context as nova_context
 from nova import exception as nova_exception
 from nova import objects
 from nova import utils
+from nova.compute import power_state
 from nova.compute import task_states
 from nova.compute import vm_states
+from oslo_concurrency import lockutils
 from oslo_log import log
 
 from nova_vcloud.virt_docker import moves
@@ -26,6 +30,11 @@ LOG = log.getLogger(__name__)
 
 #: Seconds after which nobody works on what has come, nor will.
 GRACE = 120
+#: Newest confirmed moves that are looked at for what is left of them.
+RECENT = 100
+
+Step = Callable[[nova_context.RequestContext, objects.Instance,
+                 objects.Migration], None]
 
 
 class Recovery:
@@ -41,6 +50,13 @@ class Recovery:
         self._moves = traffic
         self._host = host
         self._seen: dict[str, float] = {}
+        if manager is not None:
+            confirm_once(manager)
+
+    @property
+    def manager(self) -> Any:
+        """Nova's ComputeManager."""
+        return self._manager
 
     def begin(self, context: nova_context.RequestContext,
               instances: objects.InstanceList) -> None:
@@ -56,6 +72,67 @@ class Recovery:
                 # It must not keep the host from starting.
                 LOG.exception('The move of the server could not be ended',
                               instance=instance)
+        for status, end in (('confirming', self._confirm),
+                            ('confirmed', self._end_confirmed)):
+            try:
+                moves_from_here = objects.MigrationList.get_by_filters(
+                    context, {'source_compute': self._host, 'status': status},
+                    sort_keys=['updated_at', 'id'], sort_dirs=['desc', 'desc'],
+                    limit=RECENT)
+            except Exception:
+                LOG.exception('Moves whose confirm was cut off stay so')
+                continue
+            for move in moves_from_here:
+                if move.migration_type in ('migration', 'resize'):
+                    self._end_one(context, move, end)
+
+    def _end_one(self, context: nova_context.RequestContext,
+                 move: objects.Migration, end: Step) -> None:
+        """End a move from here that is at a point of its confirm."""
+        try:
+            end(context, objects.Instance.get_by_uuid(
+                context, move.instance_uuid, expected_attrs=[
+                    'metadata', 'system_metadata', 'flavor',
+                    'migration_context']), move)
+        except nova_exception.InstanceNotFound:
+            return
+        except Exception:
+            LOG.exception('The confirm of move %s could not be ended',
+                          move.uuid)
+
+    def _confirm(self, context: nova_context.RequestContext,
+                 instance: objects.Instance,
+                 move: objects.Migration) -> None:
+        """Have Nova confirm a move again, from the beginning."""
+        LOG.warning('The confirm of the move of the server was cut off, or '
+                    'has not begun; it is done now', instance=instance)
+        self._manager.compute_rpcapi.confirm_resize(
+            context, instance, move, self._host)
+
+    def _end_confirmed(self, context: nova_context.RequestContext,
+                       instance: objects.Instance,
+                       move: objects.Migration) -> None:
+        """Do what Nova does after a move is noted as confirmed.
+
+        The last of it is to forget the flavor that was left.
+        """
+        noted = instance.migration_context
+        if instance.old_flavor is None or (
+                noted is not None and noted.migration_id != move.id):
+            return
+        LOG.warning('The confirm of the move of the server was cut off; it '
+                    'is ended now', instance=instance)
+        instance.drop_migration_context()
+        if instance.vm_state == vm_states.RESIZED:
+            instance.vm_state = (
+                vm_states.STOPPED
+                if instance.power_state == power_state.SHUTDOWN
+                else vm_states.ACTIVE)
+            instance.task_state = None
+            instance.save(expected_task_state=[None])
+        self._manager._delete_allocation_after_move(  # noqa: SLF001
+            context, instance, move)
+        self._manager._delete_stashed_flavor_info(instance)  # noqa: SLF001
 
     def look(self) -> None:
         """Look, now and then, at what has come for servers."""
@@ -128,3 +205,23 @@ class Recovery:
             manifest, self._host,
             objects.RequestSpec.get_by_instance_uuid(context, instance.uuid))
 
+
+def confirm_once(manager: Any) -> None:
+    """Have Nova look up how far a move is before it confirms it.
+
+    A request that has waited for this host, and the one that is sent at its
+    start, would be two: of the second Nova makes an error of the server.
+
+    :param manager: Nova's ComputeManager
+    """
+    handle = manager.confirm_resize
+
+    @functools.wraps(handle)
+    def confirmed(context: nova_context.RequestContext,
+                  instance: objects.Instance,
+                  migration: objects.Migration) -> None:
+        with lockutils.lock(f'confirm-{instance.uuid}', 'nova-vcloud-'):
+            now = objects.Migration.get_by_id(context, migration.id)
+            handle(context, instance=instance, migration=now)
+
+    manager.confirm_resize = confirmed

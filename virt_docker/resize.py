@@ -11,10 +11,13 @@ from nova import context as nova_context
 from nova import exception as nova_exception
 from nova import objects
 from nova.compute import task_states
+from oslo_log import log
 from oslo_utils import units
 
 from nova_vcloud import boot
 from nova_vcloud import exception
+
+LOG = log.getLogger(__name__)
 
 
 def stays(migration: objects.Migration) -> bool:
@@ -89,3 +92,10 @@ def rolled_back() -> Iterator[None]:
             nova_exception.ResizeError(reason=str(e))) from e
     except nova_exception.NovaException as e:
         raise nova_exception.InstanceFaultRollback(e) from e
+    except Exception as e:
+        # What nobody has thought of left the server as it was, too.
+        LOG.exception('A move or resize failed')
+        raise nova_exception.InstanceFaultRollback(
+            nova_exception.ResizeError(
+                reason='the host could not do it; its operator finds the '
+                       f'reason in the log ({type(e).__name__})')) from e

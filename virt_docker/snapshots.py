@@ -7,6 +7,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 import contextlib
+import os
 import sys
 from typing import Any
 
@@ -21,12 +22,14 @@ from oslo_utils import units
 
 from nova_vcloud import exception
 from nova_vcloud import image_writer
+from nova_vcloud import state
 from nova_vcloud.engine import Engine
 from nova_vcloud.virt_docker import container_nics
 from nova_vcloud.virt_docker import containers
 from nova_vcloud.virt_docker import diskcopies
 from nova_vcloud.virt_docker import images
 from nova_vcloud.virt_docker import layers
+from nova_vcloud.virt_docker import pending_images
 from nova_vcloud.virt_docker import references
 from nova_vcloud.virt_docker import spec
 from nova_vcloud.virt_docker import steps
@@ -52,17 +55,25 @@ _SILENT = (nova_exception.InstanceNotFound, nova_exception.InstanceNotRunning,
 Chunks = Iterator[bytes]
 
 
+def notes(conf: Any) -> state.Documents:
+    """Return where images that are being made are noted."""
+    return state.Documents(os.path.join(conf.state_path, 'vcloud-snapshots'))
+
+
 class Snapshots:
     """Images made of servers.
 
     :param glance: Nova's client
     :param max_layers: an image of more is made one of a single layer
     :param host: nova-compute's host name
+    :param notes: of images that are being made, by their ids
     """
 
     def __init__(self, engine: Engine, servers: containers.Containers,
                  glance: uploads.ImageApi, max_layers: int,
-                 host: str = '') -> None:
+                 host: str = '', notes: state.Documents | None = None
+                 ) -> None:
+        self._pending = pending_images.PendingImages(glance, notes)
         self._engine = engine
         self._servers = servers
         self._glance = glance
@@ -102,6 +113,10 @@ class Snapshots:
             LOG.info('Removing %s, which nobody uploads any more', name)
             self._engine.image_remove(name)
 
+    def remove_pending(self) -> None:
+        """Remove images that such a nova-compute had not filled."""
+        self._pending.remove()
+
     # Failures
 
     @contextlib.contextmanager
@@ -114,7 +129,8 @@ class Snapshots:
         server again, nor remove the image, when a shelve fails.
         """
         try:
-            yield
+            with self._pending.noted(image_id, instance.uuid):
+                yield
         except nova_exception.UnexpectedDeletingTaskStateError:
             raise
         except Exception as e:

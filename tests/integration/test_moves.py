@@ -210,25 +210,6 @@ def test_a_host_that_does_not_fit_is_refused(desk: Desk, flavor, vcpus, host,
         desk.delete(*desk.compute.servers(flavor=flavor))
 
 
-def crash_file(desk: Desk, host) -> pathlib.Path:
-    return desk.cloud.home / host.name / 'crash-at'
-
-
-@contextlib.contextmanager
-def death_at(desk: Desk, host, step: str):
-    """Have nova-compute of a host die at a step; wait until it is back."""
-    path, service = crash_file(desk, host), f'nova-compute-{host.name}'
-    before, pid = desk.last_report(host), desk.pid(service)
-    path.write_text(step)
-    try:
-        yield
-        until(lambda: not path.exists(), 60, f'{service} dies at {step}')
-        desk.wait_restarted(service, pid)
-        until(lambda: desk.compute_ready(host, before), 60, 'it reports')
-    finally:
-        path.unlink(missing_ok=True)
-
-
 def settle(desk: Desk, server) -> str:
     """Wait until nobody works on a server; confirm a move; return its state.
     """
@@ -270,7 +251,7 @@ def test_nova_compute_dies_where_the_server_leaves(desk: Desk, flavor, step,
                        host=desk.cloud.hosts[index].name)
     fill(desk, server)
     before, source = look(desk, server), desk.host_of(server)
-    with death_at(desk, source, step):
+    with crashes.death_at(desk, source, step):
         desk.compute.migrate_server(server)
     assert settle(desk, server) == 'ACTIVE'
     assert desk.host_of(server).name == source.name
@@ -285,7 +266,7 @@ def test_nova_compute_dies_where_the_server_arrives(desk: Desk, flavor, step,
                        host=desk.cloud.hosts[index].name)
     fill(desk, server)
     before, (_, dest) = look(desk, server), sides(desk, server)
-    with death_at(desk, dest, step):
+    with crashes.death_at(desk, dest, step):
         desk.compute.migrate_server(server)
     assert settle(desk, server) == 'ACTIVE'
     assert desk.host_of(server).name == dest.name
@@ -295,7 +276,7 @@ def test_nova_compute_dies_where_the_server_arrives(desk: Desk, flavor, step,
 @contextlib.contextmanager
 def engine_death_at(desk: Desk, host, step: str):
     """Have the engine of a host die at a step; wait until it is back."""
-    path, service = crash_file(desk, host), f'dockerd-{host.name}'
+    path, service = crashes.crash_file(desk, host), f'dockerd-{host.name}'
     pid = desk.pid(service)
     path.write_text(f'{step} {pid}')
     try:

@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import tarfile
+import threading
 
 import computehost
 import dockerd as dockerd_fixture
@@ -124,7 +125,7 @@ def test_a_server_that_nova_has_deleted_is_removed_with_what_waits(
     host.containers.leave(instance.uuid)
     service = leftovers.Leftovers(
         dockerd.engine, computehost.NAME, host.containers.destroy,
-        lambda uuids, name: uuids & {instance.uuid})
+        lambda uuids, name: dict.fromkeys(uuids & {instance.uuid}, 0.0))
     try:
         service.look()
         # It may only just be deleted, and removed by that.
@@ -136,6 +137,43 @@ def test_a_server_that_nova_has_deleted_is_removed_with_what_waits(
         assert host.containers.running(other.uuid)
     finally:
         for each in (instance, other):
+            host.containers.destroy(each.uuid)
+
+
+@pytest.mark.parametrize('age', [leftovers.GRACE - 60, leftovers.GRACE + 60])
+def test_what_is_parked_of_a_deleted_server_is_removed_at_start(
+        dockerd, lan, tmp_path, age):
+    """A host that is started often enough would never see it for long."""
+    host = computehost.ComputeHost(dockerd, lan, tmp_path / 'records')
+    instances = [host.instance() for _ in range(2)]
+    for each in instances:
+        host.spawn(each, host.ports())
+        host.containers.stop(each.uuid, 0)
+        host.containers.leave(each.uuid)
+    looked, tried = threading.Event(), []
+
+    def remove(uuid: str) -> None:
+        tried.append(uuid)
+        if len(tried) == 1:
+            raise exception.EngineError('busy')
+        host.containers.destroy(uuid)
+
+    def gone(uuids: set[str], _name: str) -> dict[str, float]:
+        looked.set()
+        return dict.fromkeys(sorted(uuids), age)
+    service = leftovers.Leftovers(dockerd.engine, computehost.NAME, remove,
+                                  gone)
+    try:
+        service.start()
+        assert looked.wait(60)
+        # One that cannot be removed now is in no other's way.
+        wanted = 1 if age > leftovers.GRACE else 2
+        lan_fixture.wait_until(lambda: len(names(dockerd) & {
+            spec.parked_name(each.uuid) for each in instances}) == wanted, 60)
+        assert len(tried) == (2 if age > leftovers.GRACE else 0)
+    finally:
+        service.stop()
+        for each in instances:
             host.containers.destroy(each.uuid)
 
 

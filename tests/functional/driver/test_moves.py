@@ -381,3 +381,29 @@ def test_what_a_server_writes_while_it_is_sent_arrives(pair, monkeypatch):
         'big\nfile\nlate\nmoved\nlate\nmine\nmore\n')
     assert len(sizes) == 2
     source.containers.drop_parked(instance.uuid)
+
+
+@pytest.mark.parametrize('step', AT_SOURCE)
+@pytest.mark.parametrize('error', [
+    RecursionError('too deep'), OSError(36, 'File name too long')],
+    ids=['recursion', 'os'])
+def test_whatever_fails_at_a_step_the_server_runs_on(pair, monkeypatch, step,
+                                                     error):
+    """Also when its disks do not come back at once."""
+    hosts, make = pair
+    source = hosts[0]
+    instance, ports = spawn(source)
+    here, _other = make()
+
+    def reached(name: str) -> None:
+        if name == step:
+            raise error
+
+    def reattach() -> None:
+        raise OSError(5, 'no disk')
+    monkeypatch.setattr(steps, 'reached', reached)
+    with pytest.raises((type(error), OSError)):
+        here.send(None, instance, sshd.ADDRESS, ports, 0, reattach=reattach)
+    monkeypatch.undo()
+    assert there(source, instance).startswith('mine')
+    assert not source.keeper.status(instance.uuid).drift

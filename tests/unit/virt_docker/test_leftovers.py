@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whom Nova has deleted, as its records tell, and what nobody is asked of."""
 
+import datetime as dt
 import types
 
 from nova import exception as nova_exception
 from nova import objects
+from oslo_utils import timeutils
 import pytest
 
 from nova_vcloud import late_results
@@ -19,8 +21,9 @@ RECORDS = {
                                   task_state=None),
     'moved': types.SimpleNamespace(uuid='moved', deleted=False,
                                    task_state='deleting'),
-    'deleted': types.SimpleNamespace(uuid='deleted', deleted=True,
-                                     task_state=None),
+    'deleted': types.SimpleNamespace(
+        uuid='deleted', deleted=True, task_state=None,
+        deleted_at=timeutils.utcnow(with_timezone=True) - dt.timedelta(1)),
     'soft': types.SimpleNamespace(uuid='soft', deleted=False,
                                   task_state='soft-deleting'),
     'unknown': None}
@@ -43,7 +46,9 @@ def nova(monkeypatch):
 
 
 def test_only_who_is_known_to_be_deleted_is_removed():
-    assert leftovers.deleted(set(RECORDS), 'compute1') == {'deleted'}
+    found = leftovers.deleted(set(RECORDS), 'compute1')
+    assert set(found) == {'deleted'}
+    assert found['deleted'] >= 24 * 3600
 
 
 @pytest.mark.parametrize(('uuid', 'wanted'), [

@@ -70,3 +70,20 @@ def test_nova_is_told_that_nothing_was_changed(error):
     assert isinstance(caught.value.inner_exception,
                       nova_exception.ResizeError)
     assert 'a reason' in str(caught.value.inner_exception)
+
+
+@pytest.mark.parametrize('error', [
+    RecursionError('too deep'), OSError(36, 'File name too long'),
+    ValueError('b\'\\xff\''), exception.MoveFailed('cut off'),
+    nova_exception.InternalError(err='no')])
+def test_whatever_fails_leaves_the_server_in_its_state(error):
+    """Nova makes an error of a server when it is told anything else."""
+    with pytest.raises(nova_exception.InstanceFaultRollback) as raised, \
+            resize.rolled_back():
+        raise error
+    assert '\n' not in str(raised.value.inner_exception)
+
+
+def test_a_container_that_is_gone_is_no_rollback():
+    with pytest.raises(exception.ContainerNotFound), resize.rolled_back():
+        raise exception.ContainerNotFound('gone')
