@@ -300,8 +300,10 @@ class Spool:
 
         :param names: those of the sender in its certificate; None without
         :raises Refused: it was not admitted, or not with that token or from
-            that host; another connection sends it; there is no room
+            that host; another connection sends it; there is no room; others
+            can write to the spool
         """
+        self.check()
         admission, lock = self._admitted(server, token)
         try:
             if names is not None and admission.sender not in names:

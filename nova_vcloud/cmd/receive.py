@@ -70,7 +70,9 @@ def main(arguments: list[str] | None = None) -> int:
     # ssh starts this for each connection, and has no use for that.
     from nova_vcloud import listener  # noqa: PLC0415
     try:
-        here.check()
+        # nova-compute makes it, and may start later.
+        with contextlib.suppress(FileNotFoundError):
+            here.check()
         listener.listen(here, options.listen, options.cert, options.key,
                         options.ca)
     except (OSError, ValueError, spool.Refused) as e:

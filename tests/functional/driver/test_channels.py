@@ -46,6 +46,30 @@ def way(request, tmp_path, spool):
         yield found
 
 
+def test_a_receiver_may_start_before_its_spool_is_made(tmp_path):
+    """By nova-compute; and it looks again at who can write to it."""
+    spool, folder = tmp_path / 'spool', tmp_path / 'keys'
+    folder.mkdir()
+
+    def send(hosts):
+        with hosts.remote(sshd.ADDRESS).announced(
+                SERVER, transfers.TOKEN, '{}'):
+            pass
+
+    with tlsd.private(folder, spool) as way, contextlib.closing(
+            transport.Hosts(way, 0)) as hosts:
+        with pytest.raises(exception.MoveFailed, match='No such file'):
+            send(hosts)
+        spool.mkdir()
+        transfers.admit(spool, SERVER)
+        spool.chmod(0o777)
+        with pytest.raises(exception.MoveFailed,
+                           match='others than its owner can write'):
+            send(hosts)
+        spool.chmod(0o700)
+        send(hosts)
+
+
 @contextlib.contextmanager
 def proxy(port, change=bytes, address=sshd.ADDRESS):
     """Have a port that leads to another.
