@@ -27,7 +27,7 @@ class ProcessLimits:
     """What each process of a server finds.
 
     :ivar shm: bytes that /dev/shm may have
-    :ivar nofile: soft and hard limit of open files
+    :ivar nofile: soft and hard limit of open files; zeros: the engine's
     """
 
     shm: int
@@ -42,7 +42,8 @@ def parse(memory_mb: int, specs: Mapping[str, str],
     :param memory_mb: MiB of the flavor
     :param specs: the flavor's extra specs, which go before
     :param properties: the image's
-    :param most_files: open files that this host can let a process have
+    :param most_files: open files that this host can let a process have; 0
+        where it can set no limit of them
     :raises InvalidRequest: a value that cannot be; the text names it
     """
     key, text = _said('shm_mb', specs, properties)
@@ -74,6 +75,11 @@ def _nofile(key: str, text: str | None, most: int) -> tuple[int, int]:
         soft, _colon, hard = text.partition(':')
         found = int(soft), int(hard or soft)
         if found[0] <= found[1] <= MOST_FILES:
+            if not most:
+                raise exception.InvalidRequest(
+                    f'{key}={text}: this host cannot set it: its servers '
+                    'have user namespaces, and nova-compute no '
+                    'CAP_SYS_RESOURCE')
             if found[1] > most:
                 raise exception.InvalidRequest(
                     f'{key}={text}: this host can let a process have {most} '

@@ -159,7 +159,8 @@ class Nics:
         own = container['Config']['Labels'].get(spec.LABEL_IMAGE)
         try:
             limits = live_processes.wanted(
-                instance, instance.flavor, self._defaults.most_files,
+                instance, instance.flavor,
+                self._processes.most_files(self._defaults.most_files),
                 own == instance.image_ref)
             if self._processes.differs(container, limits):
                 self._processes.follow(self.inspect(instance.uuid), limits)

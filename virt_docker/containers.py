@@ -7,6 +7,7 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
 import contextlib
+import dataclasses
 from typing import Any
 
 from nova import exception as nova_exception
@@ -63,7 +64,7 @@ class Containers(container_nics.Nics):
         self._mapped = mapped
         self._own_starts: set[str] = set()
         self._etc = etc_files.EtcFiles()
-        self._processes = live_processes.LiveProcesses()
+        self._processes = live_processes.LiveProcesses(mapped)
 
     # What is there
 
@@ -194,7 +195,9 @@ class Containers(container_nics.Nics):
         with self._resources.allotted(instance, instance.flavor,
                                       nics) as wanted:
             body = spec.build(
-                instance, tag, nics, wanted.limits, self._defaults,
+                instance, tag, nics, wanted.limits, dataclasses.replace(
+                    self._defaults, most_files=self._processes.most_files(
+                        self._defaults.most_files)),
                 self._host, application,
                 [*binds, *self._binds(instance.uuid)], image_id,
                 startup.properties(instance, own))
@@ -471,7 +474,8 @@ class Containers(container_nics.Nics):
             with self._resources.allotted(instance, flavor, nics) as wanted:
                 self._resources.check_live(instance.uuid, wanted)
                 self._processes.follow(container, live_processes.wanted(
-                    instance, flavor, self._defaults.most_files))
+                    instance, flavor,
+                    self._processes.most_files(self._defaults.most_files)))
                 self._keep(instance.uuid, wanted, container['Id'], nics)
 
     def _own_start(self, uuid: str, container_id: str) -> None:

@@ -7,6 +7,7 @@ Nothing of the server's is executed, nor is one of its namespaces entered.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Collection
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -45,11 +46,16 @@ def most_files() -> int:
     than this process.
     """
     open_files = int(pathlib.Path('/proc/sys/fs/nr_open').read_text())
-    status = pathlib.Path('/proc/self/status').read_text()
-    bounds = int(re.findall(r'^CapBnd:\s*([0-9a-f]+)', status, re.M)[0], 16)
-    if bounds >> _CAP_SYS_RESOURCE & 1:
+    if _privileged():
         return open_files
     return min(open_files, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+
+
+def _privileged() -> bool:
+    """Tell whether processes of this host may have CAP_SYS_RESOURCE."""
+    status = pathlib.Path('/proc/self/status').read_text()
+    bounds = int(re.findall(r'^CapBnd:\s*([0-9a-f]+)', status, re.M)[0], 16)
+    return bool(bounds >> _CAP_SYS_RESOURCE & 1)
 
 
 def wanted(instance: objects.Instance, flavor: objects.Flavor,
@@ -67,6 +73,8 @@ def wanted(instance: objects.Instance, flavor: objects.Flavor,
 def host_config(limits: ProcessLimits) -> dict[str, Any]:
     """Return what the engine is told when it makes a container."""
     soft, hard = limits.nofile
+    if not hard:
+        return {'ShmSize': limits.shm}
     return {'ShmSize': limits.shm,
             'Ulimits': [{'Name': 'nofile', 'Soft': soft, 'Hard': hard}]}
 
@@ -84,10 +92,25 @@ def made_with(container: Mapping[str, Any]) -> ProcessLimits:
 
 
 class LiveProcesses:
-    """The servers of this host."""
+    """The servers of this host.
 
-    def __init__(self) -> None:
+    :param mapped: tells whether they have user namespaces
+    """
+
+    def __init__(self, mapped: Callable[[], bool] = lambda: False) -> None:
+        self._mapped = mapped
         self._last: dict[str, ProcessLimits] = {}
+
+    def most_files(self, most: int) -> int:
+        """Return how many files a process of a server can have open.
+
+        0: nobody here can say. To set a limit of a process in another user
+        namespace, of which the owner is not root, takes CAP_SYS_RESOURCE
+        (kernel/sys.c, check_prlimit_permission): runc would fail.
+
+        :param most: that this host can let a process have
+        """
+        return 0 if self._mapped() and not _privileged() else most
 
     def forget(self, container_id: str) -> None:
         """Forget a container; an unknown one is fine."""
@@ -138,7 +161,7 @@ def apply(pid: int, container_id: str, shm: int, nofile: Sequence[int],
 
     :param pid: of the first process of the container
     :param shm: bytes
-    :param nofile: soft and hard limit
+    :param nofile: soft and hard limit; zeros change none
     :param known: such, which are not of a process's own choice
     :raises OSError: EINVAL: more is in use
     """
@@ -150,6 +173,8 @@ def apply(pid: int, container_id: str, shm: int, nofile: Sequence[int],
         if folder is not None:
             _resize(folder, shm)
     soft, hard = nofile
+    if not hard:
+        return
     seen: set[int] = set()
     for _round in range(_ROUNDS):
         found = set(_processes(groups, container_id)) - seen

@@ -23,6 +23,7 @@ from nova_vcloud import idmounts
 from nova_vcloud import userns
 from nova_vcloud.conf import docker as docker_conf
 from nova_vcloud.virt_docker import layers
+from nova_vcloud.virt_docker import live_processes
 from nova_vcloud.virt_docker.volumes import devicebinds
 
 #: Capabilities of a file as setcap(8) writes them: cap_net_raw=ep.
@@ -329,3 +330,23 @@ def test_a_view_is_the_servers_and_writes_as_it(tmp_path):
             os.chown(made, 65536, 8)
     found = os.stat(tmp_path / 'file')
     assert (found.st_uid, found.st_gid) == (100007, 200008)
+
+
+def test_it_has_the_shm_and_the_open_files_of_its_flavor(host, spawn):
+    """Where the host may set the latter, otherwise the engine's."""
+    def seen():
+        return host.inside(instance, (
+            "df -k /dev/shm | awk 'END {print $2 / 1024}'; ulimit -Sn"))
+    instance, most = spawn(), live_processes.most_files()
+    files = host.containers._processes.most_files(most) and min(1024, most)
+    assert seen().split()[0] == '32'
+    host.containers.resize(instance, host.flavor(memory_mb=128),
+                           host.ports(0))
+    assert seen().split()[0] == '64'
+    if files:
+        assert seen().split()[1] == str(files)
+        return
+    with pytest.raises(exception.InvalidRequest,
+                       match='no CAP_SYS_RESOURCE'):
+        host.containers.resize(
+            instance, host.flavor(vcloud__nofile='100'), host.ports(0))

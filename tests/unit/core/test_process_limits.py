@@ -36,3 +36,9 @@ def test_a_host_that_cannot_give_more():
     assert process_limits.parse(64, {}, {}, 20_000).nofile == (1024, 20_000)
     with pytest.raises(exception.InvalidRequest, match='20000 files open'):
         process_limits.parse(64, {'vcloud:nofile': '20001'}, {}, 20_000)
+
+
+def test_a_host_that_cannot_set_open_files():
+    assert process_limits.parse(64, {}, {}, 0).nofile == (0, 0)
+    with pytest.raises(exception.InvalidRequest, match='user namespaces'):
+        process_limits.parse(64, {'vcloud:nofile': '20'}, {}, 0)
