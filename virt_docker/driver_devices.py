@@ -10,6 +10,7 @@ from nova import context as nova_context
 from nova import exception as nova_exception
 from nova import objects
 from nova.console import type as console_type
+from oslo_log import log
 
 from nova_vcloud.engine import Engine
 from nova_vcloud.virt_docker import consoles
@@ -17,6 +18,8 @@ from nova_vcloud.virt_docker import devicetags
 from nova_vcloud.virt_docker import driver_base
 from nova_vcloud.virt_docker import password
 from nova_vcloud.virt_docker import steps
+
+LOG = log.getLogger(__name__)
 
 
 class DeviceVerbs(driver_base.Part):
@@ -27,9 +30,25 @@ class DeviceVerbs(driver_base.Part):
 
     def plug_vifs(self, instance: objects.Instance,
                   network_info: Any) -> None:
-        """Bring the server's NICs to what Neutron says."""
-        with self._nova_errors(instance):
-            self._containers.plug(instance, network_info)
+        """Bring the server's NICs to what Neutron says.
+
+        Nova does not start a host that raises anything else, for any of its
+        servers (nova.compute.manager, _init_instance).
+
+        :raises VirtualInterfacePlugException: with the reason
+        :raises HypervisorUnavailable: of all servers: none is to blame
+        """
+        try:
+            with self._nova_errors(instance):
+                self._containers.plug(instance, network_info)
+        except (nova_exception.VirtualInterfacePlugException,
+                nova_exception.HypervisorUnavailable):
+            raise
+        except Exception as e:
+            LOG.exception('The server has not the NICs and limits that it is '
+                          'to have', instance=instance)
+            raise nova_exception.VirtualInterfacePlugException(
+                f'NICs and limits of the server: {e}') from e
 
     def unplug_vifs(self, instance: objects.Instance,
                     network_info: Any) -> None:

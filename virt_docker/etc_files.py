@@ -92,7 +92,9 @@ def _etc(pid: int, container_id: str) -> Iterator[int | None]:
         try:
             root = os.open(f'/proc/{pid}/root', os.O_PATH | os.O_DIRECTORY)
             fds.callback(os.close, root)
-            groups = pathlib.Path(f'/proc/{pid}/cgroup').read_text()
+            # A server may name groups of its own by any bytes.
+            groups = pathlib.Path(f'/proc/{pid}/cgroup').read_text(
+                encoding='utf-8', errors='surrogateescape')
             # Its number may be another process's by now, one of the host.
             if container_id not in groups or os.path.samestat(
                     os.fstat(root), os.stat('/')):

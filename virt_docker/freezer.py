@@ -59,7 +59,9 @@ def still_moment(container_id: str, pid: int,
         here, or not soon
     """
     try:
-        memberships = pathlib.Path(f'/proc/{pid}/cgroup').read_text()
+        # A server may name groups of its own by any bytes.
+        memberships = pathlib.Path(f'/proc/{pid}/cgroup').read_text(
+            encoding='utf-8', errors='surrogateescape')
         found = _of(memberships, container_id, pathlib.Path(root))
         return found.moment() if found else None
     except OSError:  # it has ended, or this host has it elsewhere

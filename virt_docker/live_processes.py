@@ -165,13 +165,14 @@ def apply(pid: int, container_id: str, shm: int, nofile: Sequence[int],
     :param known: such, which are not of a process's own choice
     :raises OSError: EINVAL: more is in use
     """
-    groups = pathlib.Path(f'/proc/{pid}/cgroup').read_text()
-    # Its number may be another process's by now, one of the host.
-    if container_id not in groups:
-        return
-    with _shm(pid) as folder:
-        if folder is not None:
-            _resize(folder, shm)
+    with _process(pid) as process:
+        groups = _groups(process)
+        # Its number may be another process's by now, one of the host.
+        if container_id not in groups:
+            return
+        with _shm(process) as folder:
+            if folder is not None:
+                _resize(folder, shm)
     soft, hard = nofile
     if not hard:
         return
@@ -179,19 +180,51 @@ def apply(pid: int, container_id: str, shm: int, nofile: Sequence[int],
     for _round in range(_ROUNDS):
         found = set(_processes(groups, container_id)) - seen
         for each in found:
-            _set_files(each, (soft, hard), [tuple(k) for k in known])
+            # So may theirs, while others of the server begin and end.
+            if _is_of(each, container_id):
+                _set_files(each, (soft, hard), [tuple(k) for k in known])
         if not found:
             return
         seen |= found
 
 
 @contextlib.contextmanager
-def _shm(pid: int) -> Iterator[int | None]:
+def _process(pid: int) -> Iterator[int]:
+    """Have the directory of a process: of this one, whoever gets its number.
+    """
+    process = os.open(f'/proc/{pid}', os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield process
+    finally:
+        os.close(process)
+
+
+def _groups(process: int) -> str:
+    """Return the control groups of a process, as of proc_pid_cgroup(5).
+
+    A server may have made groups of its own, with any bytes in their names.
+    """
+    file = os.open('cgroup', os.O_RDONLY, dir_fd=process)
+    with open(file, encoding='utf-8', errors='surrogateescape') as opened:
+        return opened.read()
+
+
+def _is_of(pid: int, container_id: str) -> bool:
+    """Tell whether a process is of a container; none is not."""
+    try:
+        with _process(pid) as process:
+            return container_id in _groups(process)
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@contextlib.contextmanager
+def _shm(process: int) -> Iterator[int | None]:
     """Have /dev/shm of a process; None where it is no file system of its own.
     """
     flags = os.O_PATH | os.O_DIRECTORY
     with contextlib.ExitStack() as fds:
-        folder = os.open(f'/proc/{pid}/root', flags)
+        folder = os.open('root', flags, dir_fd=process)
         fds.callback(os.close, folder)
         above = None
         for name in ('dev', 'shm'):
