@@ -20,9 +20,9 @@ import urllib.parse
 import requests
 from requests import adapters
 import urllib3
-from urllib3 import connection
 import urllib3.exceptions
 
+from nova_vcloud import bounded_http
 from nova_vcloud.exception import RegistryError
 
 CHUNK = 1 << 20
@@ -33,6 +33,11 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 _PORTS = {'https': 443, 'http': 80}
 # NAT64 (RFC 6052): the last four bytes are the IPv4 address that is meant.
 _NAT64 = ipaddress.IPv6Network('64:ff9b::/96')
+# All that IANA gives away as global unicast; not what a site has for itself
+# (64:ff9b:1::/48, fec0::/10, 5f00::/16), which Python learns of by and by.
+_GLOBAL = ipaddress.IPv6Network('2000::/3')
+_DOCUMENTS = ipaddress.IPv6Network('3fff::/20')
+_MOST_ADDRESSES = 4  # of a name that are tried
 
 _FAILURES = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 
@@ -61,7 +66,7 @@ class Client:
         self._timeout = timeout
         self._own = _session(ca_file)
         self._guarded = _session(ca_file)
-        self._guarded.mount('https://', _PublicAdapter())
+        self._guarded.mount('https://', _Adapter(_PublicPool))
 
     def ask(self, url: str, method: str = 'GET',
             headers: dict[str, str] | None = None,
@@ -94,8 +99,8 @@ class Client:
             if answer.status_code not in _REDIRECTS:
                 return answer
             with answer:
-                url = urllib.parse.urljoin(
-                    answer.url, answer.headers.get('Location', ''))
+                url = self._joined(answer.url,
+                                   answer.headers.get('Location', ''))
                 if (answer.url.startswith('https:')
                         and not url.startswith('https:')):
                     raise self._refused(url, 'is without TLS')
@@ -172,15 +177,25 @@ class Client:
                 else 'cannot be reached')
         return RegistryError(f'{self.host} {word}: {str(error)[:_SHOWN]}')
 
+    def _joined(self, base: str, url: str) -> str:
+        """Return where a reference leads to (RFC 3986, 5.2).
+
+        :raises RegistryError: nowhere
+        """
+        try:
+            return urllib.parse.urljoin(base, url)
+        except ValueError as e:
+            raise self._refused(url, 'is no address of a host') from e
+
     def _checked(self, url: str) -> str:
         """Return whom a URL asks, if the registry may refer to it.
 
         :raises RegistryError: it may not
         """
-        parts = urllib.parse.urlsplit(url)
         place = _place(url)
-        if not place or '@' in parts.netloc:
+        if not place or '@' in urllib.parse.urlsplit(url).netloc:
             raise self._refused(url, 'is no address of a host')
+        parts = urllib.parse.urlsplit(url)
         if parts.scheme != 'https' and not (
                 parts.scheme == self.scheme and place in self._plain):
             raise self._refused(url, 'is without TLS')
@@ -202,6 +217,8 @@ def _session(ca_file: str) -> requests.Session:
     # Neither a proxy nor credentials of nova-compute's environment.
     session.trust_env = False
     session.verify = ca_file or True
+    for scheme in _PORTS:
+        session.mount(f'{scheme}://', _Adapter())
     session.cookies.set_policy(
         http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
     return session
@@ -213,8 +230,8 @@ def _origin(url: str) -> tuple[str, str]:
 
 def _place(url: str) -> str:
     """Return ``HOST[:PORT]`` of a URL; '' if it has none."""
-    parts = urllib.parse.urlsplit(url)
     try:
+        parts = urllib.parse.urlsplit(url)
         host, port = parts.hostname or '', parts.port
     except ValueError:
         return ''
@@ -237,25 +254,30 @@ def is_public(address: str) -> bool:
             if found in _NAT64 else None)
         if inner:
             return is_public(str(inner))
+        if found not in _GLOBAL or found in _DOCUMENTS:
+            return False
     return found.is_global and not found.is_multicast
 
 
-class _PublicConnection(connection.HTTPSConnection):
+class _PublicConnection(bounded_http.HTTPSConnection):
     """One that is opened to public addresses only.
 
     What a name stands for is looked up once: what was checked is asked.
     """
 
     def _new_conn(self) -> socket.socket:
-        found = socket.getaddrinfo(self.host, self.port,
-                                   type=socket.SOCK_STREAM)
+        try:
+            found = socket.getaddrinfo(self.host, self.port,
+                                       type=socket.SOCK_STREAM)
+        except UnicodeError as e:
+            raise OSError(f'{self.host[:_SHOWN]} is no name') from e
         addresses = [str(entry[4][0]) for entry in found]
         if not all(map(is_public, addresses)):
             raise RegistryError(
                 f'a registry refers to {self.host[:_SHOWN]}, whose address '
                 'is not public ([vcloud_registry] trusted_hosts)')
         error: OSError = OSError('no address')
-        for address in addresses:
+        for address in addresses[:_MOST_ADDRESSES]:
             try:
                 return socket.create_connection(
                     (address, self.port), self.timeout)
@@ -264,13 +286,30 @@ class _PublicConnection(connection.HTTPSConnection):
         raise error
 
 
+class _Pool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = bounded_http.HTTPSConnection
+
+
 class _PublicPool(urllib3.HTTPSConnectionPool):
     ConnectionCls = _PublicConnection
 
 
-class _PublicAdapter(adapters.HTTPAdapter):
-    """Gives requests such connections."""
+class _PlainPool(urllib3.HTTPConnectionPool):
+    ConnectionCls = bounded_http.HTTPConnection
+
+
+class _Adapter(adapters.HTTPAdapter):
+    """Gives requests such connections.
+
+    :param secure: makes those with TLS
+    """
+
+    def __init__(self, secure: type[urllib3.HTTPSConnectionPool] = _Pool
+                 ) -> None:
+        self._secure = secure
+        super().__init__()
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = {'https': _PublicPool}
+        self.poolmanager.pool_classes_by_scheme = {
+            'https': self._secure, 'http': _PlainPool}

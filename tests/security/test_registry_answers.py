@@ -231,6 +231,35 @@ def test_no_answer_is_unpacked(find, plain, where):
         find(plain, plain=[plain])
 
 
+def going_on(handler):
+    """Say again and again that there will be an answer."""
+    for _ in range(ENDLESS // MIB):
+        handler.write(b'HTTP/1.1 100 Continue\r\n\r\n' * (MIB // 25))
+    handler.say(LAYER)
+
+
+def in_pieces(more, end=b'0\r\n\r\n'):
+    """Say a layer, and something beside it."""
+    def say(handler):
+        handler.begin(200, Transfer_Encoding='chunked')
+        handler.write(f'{len(LAYER):x}\r\n'.encode() + LAYER + b'\r\n')
+        for _ in range(ENDLESS // MIB):
+            handler.write(more)
+        handler.write(end)
+    return say
+
+
+@pytest.mark.parametrize('say', [
+    going_on, in_pieces(b'0\r\n' + b'a: b\r\n' * (MIB // 6))])
+def test_no_answer_takes_work_without_end(find, plain, monkeypatch, say):
+    """A time-out does not help: all of it comes at once."""
+    monkeypatch.setattr(Handler, 'protocol_version', 'HTTP/1.1')
+    blob = f'/v2/team/web/blobs/{digest(LAYER)}'
+    plain.said = {blob: say}
+    refused(find, 'cannot be reached', plain, plain=[plain])
+    assert plain.written < ENDLESS // 2
+
+
 @pytest.mark.parametrize('status', [307, 401, 500])
 def test_what_is_said_beside_an_answer_is_not_read(find, plain, status):
     plain.said = {'/v2/team/web/blobs/': endless(
@@ -314,12 +343,15 @@ def test_no_address_of_the_host_or_its_neighbours(find, secure, other, where,
 @pytest.mark.parametrize('address', [
     '169.254.169.254', '10.0.0.1', '172.16.5.5', '192.168.1.1', '127.0.0.1',
     '100.64.0.1', '0.0.0.0', '224.0.0.1', '::1', 'fe80::1', 'fd00::1',
-    '::ffff:10.0.0.1', '64:ff9b::a00:1', '2002:7f00:1::', '::', 'ff02::1'])
+    '::ffff:10.0.0.1', '64:ff9b::a00:1', '2002:7f00:1::', '::', 'ff02::1',
+    # Of a site: NAT64, and what Python took for global, or does.
+    '64:ff9b:1::a00:1', 'fec0::1', '::7f00:1', '5f00::1', '3fff::1'])
 def test_addresses_that_are_not_public(address):
     assert not registry_http.is_public(address)
 
 
-@pytest.mark.parametrize('address', ['93.184.216.34', '2a00:1450:4001::1'])
+@pytest.mark.parametrize('address', [
+    '93.184.216.34', '2a00:1450:4001::1', '64:ff9b::5db8:d822'])
 def test_addresses_that_are(address):
     assert registry_http.is_public(address)
 
@@ -366,11 +398,14 @@ def test_what_has_tls_keeps_it(find, secure, other_plain, kind):
 
 @pytest.mark.parametrize('where', [
     '', 'file:///etc/passwd', 'ftp://{0}/', 'https://', 'https://{0}:x/',
-    'https://user:word@{0}/', 'gopher://{0}/'])
+    'https://user:word@{0}/', 'gopher://{0}/', 'https://[', 'https://[::1',
+    'https://a..b/', f'https://{"a" * 70}.example.com/',
+    'https://a\xad/'])
 def test_what_is_no_place(find, secure, other, where):
     secure.said = {'/v2/team/web/blobs/': redirect(
         where.format(other.place))}
-    refused(find, 'refers to|redirects more', secure, trusted=[other])
+    refused(find, 'refers to|redirects more|cannot be reached', secure,
+            trusted=[other])
     assert not other.connections
 
 
