@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 import ipaddress
+import resource
 import subprocess
 
 from oslo_log import log
@@ -26,6 +27,10 @@ TABLE = 'nova_vcloud'
 #: a round of its collector) once the table has gc_thresh1: before that its
 #: place here is not given to another.
 REMEMBERED = 120  # seconds since the last packet
+#: What nft may take on the host. It reads all rules of the namespace first,
+#: and a server with NET_ADMIN has as many as its memory holds.
+_MEMORY = 256 << 20  # bytes
+_TIME = 20.0  # seconds
 
 # {family of the table: type of an address}: each with a set of its own
 _KNOWN = {'sent4': ('inet', 'ipv4_addr'), 'sent6': ('inet', 'ipv6_addr'),
@@ -73,15 +78,16 @@ def _rules(limit: int) -> Iterable[tuple[str, str, str]]:
 
 
 def ruleset(limit: int, addresses: Iterable[str],
-            gateways: Iterable[str]) -> str:
+            gateways: Iterable[str], whole: bool = False) -> str:
     """Return what brings a namespace to the limit, for nft(8).
 
-    It may be applied again and again: what is remembered stays, and so do
-    addresses and gateways of before.
+    It may be applied again and again: what is remembered stays.
 
     :param limit: entries of each kind; 0 removes all
     :param addresses: of the server, 'address/prefix length' or without
     :param gateways: that are to be reached whatever else is sent
+    :param whole: whether there are no others: those of before go, which a
+        tenant could have had one after the other, without a limit
     """
     lines = [f'add table {family} {TABLE}' for family in _TABLES]
     if not limit:
@@ -101,6 +107,9 @@ def ruleset(limit: int, addresses: Iterable[str],
               for family, name, _hook, _priority in _CHAINS]
     lines += [f'add rule {family} {TABLE} {chain} {rule}'
               for family, chain, rule in _rules(limit)]
+    if whole:
+        lines += [f'flush set {family} {TABLE} {name}'
+                  for family, name, _kind in _FIXED]
     lines += _elements('own', addresses, {4: ('arp',)})
     reached = list(gateways)
     lines += _elements('gateways', [*reached, *map(_asked_in, reached)],
@@ -133,7 +142,7 @@ def _elements(name: str, addresses: Iterable[str],
 
 
 def hold(limit: int, addresses: Iterable[str],
-         gateways: Iterable[str]) -> None:
+         gateways: Iterable[str], whole: bool = False) -> None:
     """Bring the namespace in which the calling thread is to the limit.
 
     All or nothing changes, at once. Where the host cannot, the log says so:
@@ -141,7 +150,7 @@ def hold(limit: int, addresses: Iterable[str],
 
     :param limit: see ruleset(), as for the others
     """
-    reason = _apply(ruleset(limit, addresses, gateways))
+    reason = _apply(ruleset(limit, addresses, gateways, whole))
     if reason and limit:
         LOG.warning('Neighbours of a server are not limited: %s', reason)
 
@@ -163,10 +172,19 @@ def _apply(text: str) -> str:
     """Return why that was not possible; '' when it is done."""
     # Not by oslo's processutils, which takes 15 ms more (qos/rootfs.py).
     try:
-        subprocess.run(['nft', '-f', '-'], input=text, capture_output=True,
-                       text=True, check=True)
+        nft = subprocess.Popen(['nft', '-f', '-'], stdin=subprocess.PIPE,
+                               stdout=subprocess.DEVNULL,
+                               stderr=subprocess.PIPE, text=True)
     except OSError as e:
         return f'nft cannot be run ({e.strerror}), install nftables'
-    except subprocess.CalledProcessError as e:
-        return f'nft: {e.stderr.strip().partition(chr(10))[0]}'
+    with nft:
+        # It does nothing before it has read the text.
+        resource.prlimit(nft.pid, resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+        try:
+            _none, said = nft.communicate(text, _TIME)
+        except subprocess.TimeoutExpired:
+            nft.kill()
+            return f'nft takes more than {_TIME:g} seconds'
+    if nft.returncode:
+        return f'nft: {said.strip().partition(chr(10))[0]}'
     return ''

@@ -96,8 +96,8 @@ def plug(fabric: str, name: str, owner: str, nics: Iterable[NicValues],
                 inner.link('set', index=LOOPBACK, state='up')
             # Also of one that a release before has made.
             _set_sysctls()
-            _limit(neighbours, nics, fresh)
             server = ServerLinks(inner, outer, owner, fresh)
+            _limit(neighbours, nics, fresh, server.has_only(nics))
             changed = []
             with contextlib.ExitStack() as taps:
                 for nic in nics:
@@ -222,14 +222,18 @@ def _set_sysctls() -> None:
             file.write(value)
 
 
-def _limit(neighbours: int, nics: Iterable[NicValues], fresh: bool) -> None:
-    """Limit those of the namespace in which the calling thread is."""
+def _limit(neighbours: int, nics: Iterable[NicValues], fresh: bool,
+           whole: bool) -> None:
+    """Limit those of the namespace in which the calling thread is.
+
+    :param whole: whether it has no NIC but these
+    """
     if neighbours or not fresh:
         neighbour_limit.hold(
             neighbours,
             [address for nic in nics for address in nic['addresses']],
             [gateway for nic in nics for _to, gateway in nic['routes']
-             if gateway])
+             if gateway], whole)
 
 
 @contextlib.contextmanager
@@ -298,6 +302,12 @@ class ServerLinks:
         self._owner = owner
         self._links = {} if fresh else {
             found['index']: found for found in veths(inner)}
+
+    def has_only(self, nics: Iterable[NicValues]) -> bool:
+        """Tell whether there is no NIC of another port."""
+        macs = {nic['mac'] for nic in nics}
+        return all(found.get('address') in macs
+                   for found in self._links.values())
 
     def plug(self, nic: NicValues, name: str, bridge: int, up: bool,
              undo: contextlib.ExitStack) -> bool:

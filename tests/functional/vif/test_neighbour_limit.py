@@ -4,6 +4,7 @@
 What it is good for is in tests/security/test_shared_tables.py.
 """
 
+import dataclasses
 import json
 import subprocess
 
@@ -99,6 +100,19 @@ def test_gateways_of_a_nic_stay_as_others_come(lan, server):
     for family in ('inet', 'arp'):
         assert {lan_fixture.GATEWAY, lan_fixture.GATEWAY_B} <= set(
             found['set', f'{family} gateways4']['elem'])
+
+
+def test_gateways_that_a_server_has_no_more_are_limited(lan, server):
+    """A tenant may have any number, one after the other."""
+    nic = lan.nic()
+    for number in (7, 8):
+        nic = dataclasses.replace(nic, routes=(
+            ('198.51.100.0/24', f'10.77.0.{number}'),))
+        lan.network.plug(server, (nic,))
+        found = ruleset(lan, server)
+        for family in ('inet', 'arp'):
+            assert found['set', f'{family} gateways4']['elem'] == [
+                f'10.77.0.{number}']
 
 
 def test_a_host_without_nft_serves_on(lan, server, monkeypatch, tmp_path):

@@ -50,6 +50,19 @@ def test_what_is_remembered_stays():
     assert sum('size 7 ' in line for line in lines) == 5
 
 
+def test_gateways_of_before_go_where_all_are_named():
+    lines = neighbour_limit.ruleset(
+        7, (), ('10.1.0.1',), whole=True).splitlines()
+    flushed = {line for line in lines if line.startswith('flush set')}
+    assert flushed == {
+        'flush set inet nova_vcloud gateways4',
+        'flush set inet nova_vcloud gateways6',
+        'flush set arp nova_vcloud gateways4',
+        'flush set arp nova_vcloud own4'}
+    assert max(map(lines.index, flushed)) < lines.index(
+        'add element inet nova_vcloud gateways4 { 10.1.0.1 }')
+
+
 def test_off_removes_the_tables():
     assert neighbour_limit.ruleset(0, ('10.1.0.5/24',), ()).splitlines() == [
         'add table inet nova_vcloud', 'add table arp nova_vcloud',
@@ -93,6 +106,15 @@ def test_a_kernel_that_refuses_is_told(nft, caplog):
         caplog.clear()
         apart(0)
     assert not caplog.text
+
+
+def test_nft_takes_little_of_the_host(nft, monkeypatch):
+    """However much a server with NET_ADMIN has it read."""
+    nft('while read -r _line; do :; done; ulimit -v >&2; exit 1')
+    assert str(neighbour_limit._MEMORY >> 10) in neighbour_limit.check(5).fix
+    nft('exec /bin/sleep 1000')
+    monkeypatch.setattr(neighbour_limit, '_TIME', 0.1)
+    assert 'nft takes more than' in neighbour_limit.check(5).fix
 
 
 def test_off_is_a_problem_of_its_own(nft):
