@@ -270,7 +270,11 @@ class Spool:
                 text = f.read(MAX_MANIFEST + 1)
                 if len(text) > MAX_MANIFEST:
                     raise Refused(f'the manifest of {server} is too large')
-                return text.decode()
+                try:
+                    return text.decode()
+                except UnicodeDecodeError as e:
+                    raise Refused(f'the manifest of {server} is no '
+                                  'text') from e
         return None
 
     # For the receiver

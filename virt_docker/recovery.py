@@ -135,15 +135,28 @@ class Recovery:
         self._manager._delete_stashed_flavor_info(instance)  # noqa: SLF001
 
     def look(self) -> None:
-        """Look, now and then, at what has come for servers."""
-        waiting = set(self._moves.waiting())
+        """Look, now and then, at what has come for servers.
+
+        What is wrong with it keeps neither others of them waiting, nor this
+        host from telling Nova what it has.
+        """
+        try:
+            waiting = set(self._moves.waiting())
+        except OSError:
+            LOG.exception('What has come for servers cannot be looked at')
+            return
         for uuid in self._seen.keys() - waiting:
             del self._seen[uuid]
         now = time.monotonic()
         for uuid in waiting:
             since = self._seen.setdefault(uuid, now)
-            if now - since > GRACE and not self._moves.arriving(uuid):
+            if now - since <= GRACE or self._moves.arriving(uuid):
+                continue
+            try:
                 self._judge(uuid)
+            except Exception:
+                LOG.exception('What has come for server %s stays until the '
+                              'next look', uuid)
 
     def _judge(self, uuid: str) -> None:
         """Bring in what has lain for a while, or throw it away."""

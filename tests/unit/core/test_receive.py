@@ -122,6 +122,14 @@ def test_what_is_no_text(tmp_path):
     assert f'no {refused}' in said.getvalue()
 
 
+def test_a_manifest_that_is_no_text(tmp_path):
+    """The account of the receiver can write any."""
+    (tmp_path / SERVER).mkdir()
+    (tmp_path / SERVER / 'manifest.json').write_bytes(b'\xff')
+    with pytest.raises(spools.Refused, match='no text'):
+        spools.Spool(str(tmp_path)).manifest(SERVER)
+
+
 def test_the_manifest_of_a_host_of_the_release_before(tmp_path):
     """One that had sent all before this host was upgraded."""
     spool = spools.Spool(str(tmp_path))

@@ -16,6 +16,7 @@ from nova_vcloud.virt_docker import pending_images
 from nova_vcloud.virt_docker import recovery
 
 UUID = '11111111-2222-4333-8444-555566667777'
+OTHER = '22222222-2222-4333-8444-555566667777'
 IMAGE = '99999999-2222-4333-8444-555566667777'
 
 
@@ -150,3 +151,35 @@ def test_a_question_that_fails_keeps_no_host_from_starting(monkeypatch):
     monkeypatch.setattr(objects.MigrationList, 'get_by_filters', fail)
     manager = types.SimpleNamespace(confirm_resize=lambda: None)
     recovery.Recovery(manager, None, 'compute1').begin(None, [])
+
+
+def test_what_came_for_a_server_keeps_no_other_one_waiting(monkeypatch):
+    """Nor the host from telling Nova of its resources, with which it looks.
+    """
+    uuids = [UUID, OTHER]
+    monkeypatch.setattr(recovery, 'GRACE', -1)
+    monkeypatch.setattr(
+        recovery.objects.Instance, 'get_by_uuid',
+        lambda _context, uuid, **_more: Server(
+            uuid=uuid, host='another', vm_state=vm_states.ACTIVE,
+            task_state=None))
+    asked = []
+
+    class Moves:
+        def waiting(self):
+            if not uuids:
+                raise FileNotFoundError('the spool')
+            return uuids
+
+        def arriving(self, _uuid):
+            return False
+
+        def drop(self, uuid):
+            asked.append(uuid)
+            raise exception.EngineConflict('in use')
+
+    found = recovery.Recovery(None, Moves(), 'compute1')
+    found.look()
+    assert sorted(asked) == sorted(uuids)
+    uuids.clear()
+    found.look()
