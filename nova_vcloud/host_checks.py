@@ -78,6 +78,9 @@ BOUNDS = (
     # Of events; each takes 32 bytes of the server's memory.
     Bound('fs.aio-max-nr', 16777216, 'one server can take all requests of '
           'asynchronous I/O of the host'),
+    # Each takes some 200 bytes of the server's memory.
+    Bound('fs.file-max', 1 << 30, 'one server can have open all files that '
+          'the host may: programs of the host that are not root open none'),
     Bound('fs.pipe-user-pages-soft', 0, 'pipes of all servers together: '
           'beyond it each new one holds a page or two (pipe(7))', exact=True),
     Bound('kernel.pid_max', 4194304, 'servers can use up the numbers of '
