@@ -155,5 +155,7 @@ class Leftovers:
                     'deleted', uuid)
         try:
             self._remove(uuid)
-        except exception.NovaVcloudException as e:
-            LOG.warning('Server %s is removed later: %s', uuid, e)
+        except Exception:
+            # Of the kernel's and of Nova's, too: that a mount is in use, that
+            # a link does not go.
+            LOG.exception('Server %s is removed later', uuid)

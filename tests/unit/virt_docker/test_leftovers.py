@@ -9,8 +9,10 @@ from nova import objects
 from oslo_utils import timeutils
 import pytest
 
+from nova_vcloud import exception
 from nova_vcloud import late_results
 from nova_vcloud.virt_docker import leftovers
+from nova_vcloud.virt_docker import spec
 from nova_vcloud.virt_docker import stopping
 
 objects.register_all()
@@ -56,6 +58,26 @@ def test_only_who_is_known_to_be_deleted_is_removed():
     ('unknown', True)])
 def test_a_delete_shows_in_the_record(uuid, wanted):
     assert stopping.deleting(uuid) is wanted
+
+
+@pytest.mark.parametrize('error', [
+    exception.EngineError('busy'), OSError('a mount is in use'),
+    nova_exception.VirtualInterfaceUnplugException(reason='a link stays')])
+def test_one_that_cannot_be_removed_keeps_no_other(error):
+    asked = []
+
+    def remove(uuid):
+        asked.append(uuid)
+        raise error
+
+    engine = types.SimpleNamespace(
+        late=types.SimpleNamespace(all=list),
+        containers=lambda _labels: [
+            {'Labels': {spec.LABEL_UUID: uuid}} for uuid in ('a', 'b')])
+    leftovers.Leftovers(engine, 'compute1', remove,
+                        lambda uuids, _host: dict.fromkeys(uuids, 1000.0)
+                        ).look()
+    assert sorted(asked) == ['a', 'b']
 
 
 def test_a_note_is_given_up_only_as_it_was_read():
