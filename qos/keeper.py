@@ -210,6 +210,9 @@ class Keeper:
                 continue  # deleted meanwhile
             except exception.NovaVcloudException as e:
                 LOG.error('Limits of server %s are not kept: %s', uuid, e)
+            except Exception:
+                # Whatever one of them has in its files: others come after it.
+                LOG.exception('Limits of server %s cannot be looked at', uuid)
 
     def _tell_events(self, guest: Guest) -> None:
         """Log how often a guest met its limits since the last look."""

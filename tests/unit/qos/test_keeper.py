@@ -158,6 +158,23 @@ def test_one_servers_trouble_does_not_stop_the_look_at_others(host):
     assert host.backend.read(other, BASE).value('cpu.quota') == 20000
 
 
+def test_one_that_cannot_be_read_keeps_no_other(host, monkeypatch):
+    other = guests.Guest('z-server', 'z', '/z')
+    host.backend.running.add(other.name)
+    host.keeper.keep(records.Record(other, BASE))
+    host.backend.edit(other, 'cpu.quota', 1234)
+    real = host.backend.read
+
+    def read(guest, keys):
+        if guest == GUEST:
+            raise OSError('no such device')
+        return real(guest, keys)
+
+    monkeypatch.setattr(host.backend, 'read', read)
+    host.keeper.sweep()
+    assert host.backend.read(other, BASE).value('cpu.quota') == 20000
+
+
 def test_forgetting_leaves_nothing(host, tmp_path):
     host.keeper.forget('a-server')
     host.keeper.forget('a-server')
