@@ -83,6 +83,9 @@ def test_an_interface_is_there_in_the_end(desk: Desk, step):
     desk.compute.delete_server_interface(new, server)
     until(lambda: len(list(desk.compute.server_interfaces(server))) == 1, 60,
           'one is gone')
+    # Nova shows it a moment after Neutron.
+    until(lambda: sum(map(len, desk.get(server).addresses.values())) == 2,
+          60, 'Nova shows the addresses of one')
     usable(desk, server)
 
 
