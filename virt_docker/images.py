@@ -30,6 +30,7 @@ from nova_vcloud import manifests
 from nova_vcloud import registry
 from nova_vcloud import unpacked
 from nova_vcloud.engine import Engine
+from nova_vcloud.virt_docker import engine_faults
 from nova_vcloud.virt_docker import image_reservations
 from nova_vcloud.virt_docker import imagerecords
 from nova_vcloud.virt_docker import imageroom
@@ -234,11 +235,11 @@ class ImageStore:
             raise _unacceptable(image_id, str(e)) from e
         except exception.EngineError as e:
             self._discard(image_id)
-            if is_full(e) and self.room.free().percent > _FULL:
+            if engine_faults.is_full(e) and self.room.free().percent > _FULL:
                 raise _unacceptable(image_id, (
                     'an extended attribute of a file in it is larger than '
                     'the file system of the engine takes')) from e
-            if engines_own(e):
+            if engine_faults.engines_own(e):
                 raise
             raise _unacceptable(
                 image_id, f'the Docker engine refused it: {e}') from e
@@ -460,13 +461,3 @@ def _unfit(found: dict[str, Any]) -> str:
         return (f'it is made for {found["Architecture"]}; this host is '
                 f'{machine}')
     return ''
-
-
-def engines_own(error: exception.EngineError) -> bool:
-    """Tell whether another host might load what this engine did not."""
-    return isinstance(error, exception.EngineUnavailable) or is_full(error)
-
-
-def is_full(error: exception.EngineError) -> bool:
-    """Tell whether an engine found no space for something."""
-    return 'no space left on device' in str(error).lower()

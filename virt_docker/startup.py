@@ -18,7 +18,7 @@ from nova.compute import vm_states
 from nova_vcloud import exception
 from nova_vcloud import image_properties
 from nova_vcloud.engine import Engine
-from nova_vcloud.virt_docker.images import engines_own
+from nova_vcloud.virt_docker import engine_faults
 
 MOUNTS = '/proc/self/mounts'
 CGROUPS = '/sys/fs/cgroup'
@@ -127,7 +127,7 @@ def fill(engine: Engine, name: str, seed: bytes) -> None:
     try:
         engine.put_archive(name, '/', seed)
     except exception.EngineError as e:
-        if engines_own(e):
+        if engine_faults.engines_own(e):
             raise
         where = _obstacle(engine, name, seed)
         if not where and isinstance(e, exception.ContainerNotFound):

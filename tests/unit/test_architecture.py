@@ -8,6 +8,7 @@ planted breaches below, so that a rule which sees nothing is seen.
 import ast
 from collections.abc import Iterator
 import dataclasses
+import graphlib
 import pathlib
 
 import pytest
@@ -174,6 +175,38 @@ def breaches(module: Module) -> list[str]:
 @pytest.mark.parametrize('module', project(), ids=lambda m: m.name)
 def test_module_keeps_the_rules(module):
     assert breaches(module) == []
+
+
+def top_imports(module: Module, names: set[str]) -> Iterator[str]:
+    """Yield the project's modules that one needs before it is there."""
+    for node in module.tree.body:
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        for alias in node.names:
+            whole = f'{node.module}.{alias.name}'
+            yield from {whole, node.module or ''} & names
+
+
+def circle(modules: list[Module]) -> list[str]:
+    """Return modules that need one another; [] where none do."""
+    names = {module.name for module in modules} - {'nova_vcloud'}
+    try:
+        graphlib.TopologicalSorter({
+            module.name: set(top_imports(module, names))
+            for module in modules}).prepare()
+    except graphlib.CycleError as e:
+        return list(e.args[1])
+    return []
+
+
+def test_each_module_can_be_the_first_that_is_imported():
+    assert circle(project()) == []
+
+
+def test_a_planted_circle_is_seen():
+    assert circle([
+        Module('nova_vcloud.one', 'from nova_vcloud import two'),
+        Module('nova_vcloud.two', 'from nova_vcloud.one import name')])
 
 
 def test_every_room_of_the_tree_has_its_rule():

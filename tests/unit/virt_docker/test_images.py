@@ -6,6 +6,7 @@ from nova import objects
 import pytest
 
 from nova_vcloud import exception
+from nova_vcloud.virt_docker import engine_faults
 from nova_vcloud.virt_docker import images
 
 objects.register_all()
@@ -78,7 +79,7 @@ def test_other_system():
     (exception.EngineError('archive/tar: invalid tar header'), False),
 ])
 def test_whose_fault(error, own):
-    assert images.engines_own(error) is own
+    assert engine_faults.engines_own(error) is own
 
 
 def test_an_architecture_forges_no_line_of_a_log():
