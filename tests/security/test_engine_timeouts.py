@@ -40,7 +40,7 @@ def service(impatient):
     """What looks for leftovers; Nova has deleted no server."""
     return leftovers.Leftovers(
         impatient.engine, computehost.NAME, lambda _uuid: None,
-        lambda _uuids, _host: set())
+        lambda _uuids, _host: {})
 
 
 @contextlib.contextmanager
