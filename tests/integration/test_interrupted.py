@@ -2,6 +2,7 @@
 """A tenant goes on after nova-compute was killed during what he asked for."""
 
 import contextlib
+import threading
 
 import crashes
 from desk import Desk
@@ -62,14 +63,18 @@ def test_a_confirm_is_ended(desk: Desk, step, late):
     usable(desk, server)
 
 
-@pytest.mark.parametrize('step', ['interface', 'plugged'])
+@pytest.mark.parametrize('step', crashes.some(('interface', 'plugged'), 1))
 def test_an_interface_is_there_in_the_end(desk: Desk, step):
     server = desk.boot('two-nics')
     first, = (port.id for port in desk.api.network.ports(device_id=server.id))
-    with crashes.death_at(desk, desk.host_of(server), step), \
-            contextlib.suppress(exceptions.HttpException):
-        # The API waits for the host, until it gives up.
-        desk.compute.create_server_interface(server, net_id=desk.network_id)
+    def attach():
+        # The API waits for the host, a minute, until it gives up.
+        with contextlib.suppress(exceptions.HttpException):
+            desk.compute.create_server_interface(
+                server, net_id=desk.network_id)
+    request = threading.Thread(target=attach)
+    with crashes.death_at(desk, desk.host_of(server), step):
+        request.start()
     idle(desk, server, 'ACTIVE')
     ports = list(desk.api.network.ports(device_id=server.id))
     assert len(ports) == 2
@@ -87,11 +92,12 @@ def test_an_interface_is_there_in_the_end(desk: Desk, step):
     until(lambda: sum(map(len, desk.get(server).addresses.values())) == 2,
           60, 'Nova shows the addresses of one')
     usable(desk, server)
+    request.join()
 
 
 @pytest.mark.parametrize('stopped', [False, True])
 @pytest.mark.parametrize('step', crashes.some(
-    ('parked', 'create', 'limits', 'replaced'), 2))
+    ('parked', 'create', 'limits', 'replaced'), 1))
 def test_a_rebuild_is_undone_or_done(desk: Desk, step, stopped):
     """As long as the old container is parked it is undone."""
     server = desk.boot('rebuilt')
@@ -110,7 +116,7 @@ def test_a_rebuild_is_undone_or_done(desk: Desk, step, stopped):
     usable(desk, server)
 
 
-@pytest.mark.parametrize('step', ['commit', 'upload'])
+@pytest.mark.parametrize('step', crashes.some(('commit', 'upload'), 1))
 def test_no_image_stays_queued(desk: Desk, step):
     server = desk.boot('snapshotted')
     with crashes.death_at(desk, desk.host_of(server), step):
