@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import dataclasses
 import json
 import re
+import time
 
 import requests
 from requests.utils import parse_dict_header
@@ -61,6 +62,7 @@ class Settings:
     :ivar timeout: seconds of silence
     :ivar trusted: ``HOST[:PORT]`` that registries may refer to, whatever
         their addresses
+    :ivar pull_timeout: seconds for all layers of an image
     """
 
     allowed: tuple[str, ...] = ()
@@ -69,6 +71,7 @@ class Settings:
     auth_file: str = ''
     timeout: int = 60
     trusted: tuple[str, ...] = ()
+    pull_timeout: int = 7200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,6 +159,7 @@ class _Repository:
         self._settings = settings
         self._login = _login(settings.auth_file, reference.host)
         self._authorization = ''
+        self._deadline = time.monotonic() + settings.pull_timeout
         self._client = registry_http.Client(
             reference.host, settings.plain, settings.trusted,
             settings.ca_file, settings.timeout)
@@ -182,11 +186,21 @@ class _Repository:
             return answer.status_code < 400
 
     def pull(self, blob: manifests.Blob) -> Iterator[bytes]:
-        """Yield a piece as it comes, unchecked."""
+        """Yield a piece as it comes, unchecked.
+
+        :raises RegistryError: the time for the image is over: a build has
+            its place on the host, and its room, for as long
+        """
         with self._found(self._client.follow(
                 self._authorized(f'blobs/{blob.digest}', 'GET'),
                 self._headers())) as answer:
-            yield from self._client.read(answer)
+            for chunk in self._client.read(answer):
+                if time.monotonic() > self._deadline:
+                    raise RegistryError(
+                        f'pulling {self._reference} takes more than '
+                        f'{self._settings.pull_timeout} seconds '
+                        '([vcloud_registry] pull_timeout)')
+                yield chunk
 
     def _manifest(self, name: str) -> bytes:
         """Return a manifest by tag or digest, checked against the digest."""

@@ -388,7 +388,8 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs,
         """Remove the container and its network.
 
         :raises InstancePowerOffFailure: the engine does not answer, so the
-            container may still run: Nova must keep its addresses
+            container may still run: Nova must keep its addresses; or with
+            another reason for which something of the server is left
         """
         if resize.reverting_here(context, instance):
             return
@@ -402,7 +403,16 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs,
             raise nova_exception.InstancePowerOffFailure(
                 reason='the Docker engine of the host does not answer; '
                        'delete the server again when it does') from e
-        except (exception.EngineError, exception.VolumeError) as e:
+        except (exception.NovaVcloudException, OSError,
+                processutils.ProcessExecutionError) as e:
+            if instance.host not in (None, self._host.name):
+                # One that was evacuated: Nova would not start this host.
+                LOG.exception('What is left on this host of the server, which '
+                              'is on %s, cannot be removed: remove container '
+                              '%s', instance.host,
+                              spec.container_name(instance.uuid),
+                              instance=instance)
+                return
             raise nova_exception.InstancePowerOffFailure(reason=str(e)) from e
 
     def _remove_all(self, uuid: str) -> None:

@@ -48,6 +48,12 @@ OPTS = [
         'timeout',
         default=60, min=1,
         help='Seconds that a registry may be silent.'),
+    cfg.IntOpt(
+        'pull_timeout',
+        default=7200, min=1,
+        help='Seconds that all layers of an image may take. The build that '
+             'waits for them keeps one of ``[DEFAULT] '
+             'max_concurrent_builds``.'),
 ]
 
 
@@ -62,4 +68,5 @@ def settings(conf: cfg.ConfigOpts) -> registry.Settings:
     found = conf.vcloud_registry
     return registry.Settings(
         tuple(found.allowed), tuple(found.plain_http), found.ca_file,
-        found.auth_file, found.timeout, tuple(found.trusted_hosts))
+        found.auth_file, found.timeout, tuple(found.trusted_hosts),
+        found.pull_timeout)

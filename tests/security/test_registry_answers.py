@@ -192,14 +192,14 @@ def other(certificate):
 @pytest.fixture
 def find(tmp_path, certificate):
     """Look an image up, and read its layer; return the layer."""
-    def found(answers, plain=(), trusted=()):
+    def found(answers, plain=(), trusted=(), **settings):
         auths = tmp_path / 'auth.json'
         auths.write_text(json.dumps(
             {'auths': {answers.place: {'auth': LOGIN}}}))
         image = registry.find(f'{answers.place}/team/web:1', registry.Settings(
             (answers.place,), tuple(each.place for each in plain),
             str(certificate / 'ca.pem'), str(auths), 30,
-            tuple(each.place for each in trusted)), 'x86_64')
+            tuple(each.place for each in trusted), **settings), 'x86_64')
         return b''.join(image.pull(image.layers[0]))
     return found
 
@@ -229,6 +229,13 @@ def test_no_answer_is_unpacked(find, plain, where):
     with pytest.raises((exception.RegistryError,
                         exception.InvalidImageArchive)):
         find(plain, plain=[plain])
+
+
+def test_an_image_has_a_time_to_come(find, plain):
+    """One that never stands still for long would keep its build for days."""
+    refused(find, r'takes more than 0 seconds .*pull_timeout', plain,
+            plain=[plain], pull_timeout=0)
+    assert find(plain, plain=[plain]) == LAYER
 
 
 def going_on(handler):
