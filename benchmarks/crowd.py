@@ -100,7 +100,7 @@ class Crowd:
         return work, time.perf_counter() - start
 
     def _work(self) -> int:
-        return sum(int(path.read_text() or 0) for path in self._paths)
+        return sum(map(_number, self._paths))
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
@@ -121,6 +121,13 @@ class Crowd:
                 if not attempt:
                     raise
                 time.sleep(0.1)
+
+
+def _number(path: pathlib.Path) -> int:
+    """Return what a server has counted; it may be writing just now."""
+    while not (text := path.read_text()):
+        time.sleep(0.001)
+    return int(text)
 
 
 @contextlib.contextmanager
