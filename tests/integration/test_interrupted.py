@@ -42,7 +42,7 @@ def usable(desk: Desk, server) -> None:
 
 
 @pytest.mark.parametrize('step', crashes.some(('confirm', 'confirmed'), 1))
-@pytest.mark.parametrize('late', [False, True], ids=['there', 'waiting'])
+@pytest.mark.parametrize('late', crashes.some((False, True), 1))
 def test_a_confirm_is_ended(desk: Desk, step, late):
     """Also one of a request that waits while the host is down."""
     server = desk.boot('confirmed')
@@ -95,7 +95,7 @@ def test_an_interface_is_there_in_the_end(desk: Desk, step):
     request.join()
 
 
-@pytest.mark.parametrize('stopped', [False, True])
+@pytest.mark.parametrize('stopped', crashes.some((False, True), 1))
 @pytest.mark.parametrize('step', crashes.some(
     ('parked', 'create', 'limits', 'replaced'), 1))
 def test_a_rebuild_is_undone_or_done(desk: Desk, step, stopped):
