@@ -31,7 +31,6 @@ import neighbours  # noqa: E402
 import nova.conf  # noqa: E402
 import options  # noqa: E402
 
-from nova_vcloud import exception  # noqa: E402
 from nova_vcloud import privsep  # noqa: E402
 from nova_vcloud.virt_docker import driver as docker_driver  # noqa: E402
 from nova_vcloud.virt_docker import factory  # noqa: E402
@@ -106,21 +105,10 @@ class Crowd:
     def frozen(self) -> Iterator[None]:
         """Have the attackers paused."""
         for each in self._attackers:
-            self._pause(each.uuid)
+            neighbours.pause(self._host, each.uuid)
         yield
         for each in self._attackers:
             self._host.containers.unpause(each.uuid)
-
-    def _pause(self, uuid: str) -> None:
-        """Pause a server; while the kernel kills in it, it cannot be."""
-        for attempt in range(neighbours.PATIENCE, -1, -1):
-            try:
-                self._host.containers.pause(uuid)
-                break
-            except exception.EngineError:
-                if not attempt:
-                    raise
-                time.sleep(0.1)
 
 
 def _number(path: pathlib.Path) -> int:

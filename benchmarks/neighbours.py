@@ -144,22 +144,23 @@ class Bench:
 
     def rate_beside_frozen(self, other: str) -> Rate:
         """Return the same without the other one."""
-        self._freeze(other)
+        pause(self._host, other)
         time.sleep(SETTLE)
         found = self.rate()
         self._host.containers.unpause(other)
         return found
 
-    def _freeze(self, other: str) -> None:
-        """Pause a server; while the kernel kills in it, it cannot be."""
-        for attempt in range(PATIENCE, -1, -1):
-            try:
-                self._host.containers.pause(other)
-                break
-            except exception.EngineError:
-                if not attempt:
-                    raise
-                time.sleep(0.1)
+
+def pause(host: computehost.ComputeHost, uuid: str) -> None:
+    """Pause a server; while the kernel kills in it, it cannot be."""
+    for attempt in range(PATIENCE, -1, -1):
+        try:
+            host.containers.pause(uuid)
+            break
+        except exception.EngineError:
+            if not attempt:
+                raise
+            time.sleep(0.1)
 
 
 def cgroups(controller: str, path: str) -> pathlib.Path:

@@ -55,9 +55,9 @@ class _Source(io.RawIOBase):
         """
         if self._left <= 0:
             raise http.client.HTTPException(
-                'more is said beside an answer than belongs there')
+                'response headers or trailers are too large')
         if self._waited > self._patience + self._received / LEAST_RATE:
-            raise TimeoutError(f'less than {LEAST_RATE >> 10} KiB a second')
+            raise TimeoutError(f'less than {LEAST_RATE >> 10} KiB/s received')
         began = time.monotonic()
         size = self._raw.readinto(buffer)
         self._waited += time.monotonic() - began

@@ -152,7 +152,7 @@ def hold(limit: int, addresses: Iterable[str],
     """
     reason = _apply(ruleset(limit, addresses, gateways, whole))
     if reason and limit:
-        LOG.warning('Neighbours of a server are not limited: %s', reason)
+        LOG.warning('Neighbour limit not applied to a server: %s', reason)
 
 
 def check(limit: int) -> host_checks.Check:

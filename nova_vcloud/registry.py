@@ -220,8 +220,8 @@ class _Repository:
         answer.close()
         host = self._reference.host
         if answer.is_redirect:
-            raise RegistryError(f'{host} redirects what is no blob, and only '
-                                'blobs may lie elsewhere')
+            raise RegistryError(
+                f'unexpected redirect from {host}: only blobs may have one')
         raise RegistryError({
             401: f'{host} refuses the credentials of this cloud for '
                  f'{self._reference.repository}',

@@ -212,7 +212,7 @@ class Keeper:
                 LOG.error('Limits of server %s are not kept: %s', uuid, e)
             except Exception:
                 # Whatever one of them has in its files: others come after it.
-                LOG.exception('Limits of server %s cannot be looked at', uuid)
+                LOG.exception('Cannot read the limits of server %s', uuid)
 
     def _tell_events(self, guest: Guest) -> None:
         """Log how often a guest met its limits since the last look."""

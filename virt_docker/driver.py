@@ -407,9 +407,9 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs,
                 processutils.ProcessExecutionError) as e:
             if instance.host not in (None, self._host.name):
                 # One that was evacuated: Nova would not start this host.
-                LOG.exception('What is left on this host of the server, which '
-                              'is on %s, cannot be removed: remove container '
-                              '%s', instance.host,
+                LOG.exception('Cannot remove the evacuated instance, which is '
+                              'on %s now: remove its container %s by hand',
+                              instance.host,
                               spec.container_name(instance.uuid),
                               instance=instance)
                 return

@@ -45,8 +45,8 @@ class DeviceVerbs(driver_base.Part):
                 nova_exception.HypervisorUnavailable):
             raise
         except Exception as e:
-            LOG.exception('The server has not the NICs and limits that it is '
-                          'to have', instance=instance)
+            LOG.exception('Cannot plug the interfaces of the instance and '
+                          'apply its limits', instance=instance)
             raise nova_exception.VirtualInterfacePlugException(
                 f'NICs and limits of the server: {e}') from e
 

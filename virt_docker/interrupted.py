@@ -69,8 +69,8 @@ class Interrupted:
                 self._look(context, instance)
             except Exception:
                 # It must not keep the host from starting.
-                LOG.exception('What was cut off at the server could not be '
-                              'ended', instance=instance)
+                LOG.exception('Cannot recover the interrupted task of the '
+                              'instance', instance=instance)
 
     def _look(self, context: nova_context.RequestContext,
               instance: objects.Instance) -> None:
@@ -155,7 +155,7 @@ def tell(context: nova_context.RequestContext, instance: objects.Instance,
         except nova_exception.InternalError:
             reporter.__exit__(*sys.exc_info())
     except Exception as e:  # noqa: BLE001 - of the messaging too
-        LOG.warning('The event list does not have it: %s', e,
+        LOG.warning('Cannot record the instance action event: %s', e,
                     instance=instance)
 
 

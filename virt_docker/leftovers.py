@@ -158,4 +158,4 @@ class Leftovers:
         except Exception:
             # Of the kernel's and of Nova's, too: that a mount is in use, that
             # a link does not go.
-            LOG.exception('Server %s is removed later', uuid)
+            LOG.exception('Cannot remove deleted server %s, will retry', uuid)

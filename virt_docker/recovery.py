@@ -80,7 +80,7 @@ class Recovery:
                     sort_keys=['updated_at', 'id'], sort_dirs=['desc', 'desc'],
                     limit=RECENT)
             except Exception:
-                LOG.exception('Moves whose confirm was cut off stay so')
+                LOG.exception('Cannot list migrations being confirmed')
                 continue
             for move in moves_from_here:
                 if move.migration_type in ('migration', 'resize'):
@@ -97,15 +97,15 @@ class Recovery:
         except nova_exception.InstanceNotFound:
             return
         except Exception:
-            LOG.exception('The confirm of move %s could not be ended',
+            LOG.exception('Failed to resume the confirm of migration %s',
                           move.uuid)
 
     def _confirm(self, context: nova_context.RequestContext,
                  instance: objects.Instance,
                  move: objects.Migration) -> None:
         """Have Nova confirm a move again, from the beginning."""
-        LOG.warning('The confirm of the move of the server was cut off, or '
-                    'has not begun; it is done now', instance=instance)
+        LOG.warning('Confirm of the migration was interrupted or has not '
+                    'begun: confirming it now', instance=instance)
         self._manager.compute_rpcapi.confirm_resize(
             context, instance, move, self._host)
 
@@ -120,8 +120,8 @@ class Recovery:
         if instance.old_flavor is None or (
                 noted is not None and noted.migration_id != move.id):
             return
-        LOG.warning('The confirm of the move of the server was cut off; it '
-                    'is ended now', instance=instance)
+        LOG.warning('Confirm of the migration was interrupted: completing it '
+                    'now', instance=instance)
         instance.drop_migration_context()
         if instance.vm_state == vm_states.RESIZED:
             instance.vm_state = (
@@ -143,7 +143,7 @@ class Recovery:
         try:
             waiting = set(self._moves.waiting())
         except OSError:
-            LOG.exception('What has come for servers cannot be looked at')
+            LOG.exception('Cannot read the migration spool')
             return
         for uuid in self._seen.keys() - waiting:
             del self._seen[uuid]
@@ -155,8 +155,8 @@ class Recovery:
             try:
                 self._judge(uuid)
             except Exception:
-                LOG.exception('What has come for server %s stays until the '
-                              'next look', uuid)
+                LOG.exception('Cannot process the migration data of server '
+                              '%s, will retry', uuid)
 
     def _judge(self, uuid: str) -> None:
         """Bring in what has lain for a while, or throw it away."""

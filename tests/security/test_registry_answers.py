@@ -296,7 +296,7 @@ def test_what_is_no_token(find, plain, token):
 def test_a_manifest_lies_nowhere_else(find, plain, other_plain, status):
     plain.said = {'/v2/team/web/manifests/': redirect(
         f'{other_plain.url}/v2/x/manifests/1', status)}
-    refused(find, 'redirects what is no blob', plain,
+    refused(find, 'unexpected redirect', plain,
             plain=[plain, other_plain])
     assert not other_plain.connections
 
