@@ -12,7 +12,7 @@ from nova_vcloud.qos import limits
 
 #: Milliseconds of a slice of blk-throttle (DFL_THROTL_SLICE_HD is HZ / 10).
 SLICE = 100
-#: Share by which requests differ from what whole slices give.
+#: Share by which requests exceed what whole slices give, at most.
 IOPS = 0.06
 #: Of a CPU quota: the least share by which time differs from it, and µs that
 #: a period ends sooner or later than it should.
@@ -60,5 +60,5 @@ def told(key: limits.Key, value: limits.Value, system: str = '/sys') -> str:
         return f'±{of_quota(value):.0%}'
     if key.kind in ('io.read_iops', 'io.write_iops'):
         held = held_iops(value, slice_of(key.device, system))
-        return f'{held} ±{IOPS:.0%}'
+        return f'{held}, at most {IOPS:.0%} more'
     return ''

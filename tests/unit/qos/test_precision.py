@@ -18,9 +18,9 @@ def test_the_slice_is_the_kernels_where_it_says(tmp_path):
     folder = tmp_path / 'dev/block/8:0/queue'
     folder.mkdir(parents=True)
     key = limits.Key('io', 'read_iops', '8:0')
-    assert precision.told(key, 39, str(tmp_path)) == '30 ±6%'
+    assert precision.told(key, 39, str(tmp_path)) == '30, at most 6% more'
     (folder / 'throttle_sample_time').write_text('20\n')
-    assert precision.told(key, 139, str(tmp_path)) == '100 ±6%'
+    assert precision.told(key, 139, str(tmp_path)) == '100, at most 6% more'
 
 
 @pytest.mark.parametrize(('name', 'value', 'said'), [
