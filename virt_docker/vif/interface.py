@@ -13,6 +13,8 @@ from typing import Any
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from nova_vcloud.virt_docker.vif import dumps
+
 # From linux/if_addr.h and linux/rtnetlink.h
 _IFA_F_NODAD = 0x02
 _IFA_F_PERMANENT = 0x80
@@ -38,19 +40,23 @@ class Interface:
         self._index = link['index']
 
     def addresses(self) -> list[str]:
-        """Return the addresses that are set for good, as CIDR."""
-        return [f'{found.get("address")}/{found["prefixlen"]}'
-                for found in self._netlink.get_addr(index=self._index)
-                if found['scope'] == _GLOBAL
-                and found.get('flags', found['flags']) & _IFA_F_PERMANENT]
+        """Return the addresses that are set for good, as CIDR.
+
+        Not all of a link that has more than any port (dumps.MOST).
+        """
+        return [found.cidr
+                for found in dumps.addresses(self._netlink, self._index)
+                if found.scope == _GLOBAL and found.flags & _IFA_F_PERMANENT]
 
     def routes(self) -> set[Route]:
-        """Return the routes that are ours: static, in the main table."""
-        return {(_destination(found), found.get('gateway'))
+        """Return the routes that are ours: static, in the main table.
+
+        Not all of a link that has more than any port (dumps.MOST).
+        """
+        return {(found.destination, found.gateway)
                 for family in (socket.AF_INET, socket.AF_INET6)
-                for found in self._netlink.get_routes(
-                    family=family, table=_MAIN_TABLE, oif=self._index)
-                if found['proto'] == _STATIC}
+                for found in dumps.routes(self._netlink, self._index, family,
+                                          _MAIN_TABLE, _STATIC)}
 
     def converge(self, nic: Mapping[str, Any], made: bool) -> bool:
         """Change what differs from ``nic``, nothing else.
@@ -67,9 +73,10 @@ class Interface:
         stale = addresses - set(nic['addresses'])
         for address in stale:
             self._address('del', address)
-        missing = [a for a in nic['addresses'] if a not in addresses]
-        for address in missing:
-            self._address('add', address)
+        # Of a flood of them, those that were not looked at may be there.
+        missing = [address for address in nic['addresses']
+                   if address not in addresses
+                   and self._address('add', address)]
         if change:
             self._netlink.link('set', index=self._index, **change)
         # Only now: routes go with a link that goes down, and with the last
@@ -86,7 +93,8 @@ class Interface:
             change['state'] = 'up'
         return change
 
-    def _address(self, verb: str, address: str) -> None:
+    def _address(self, verb: str, address: str) -> bool:
+        """Add or delete an address; tell whether that changed something."""
         ip, _, length = address.partition('/')
         more: dict[str, Any] = {}
         if verb == 'add' and ':' in ip:
@@ -102,6 +110,8 @@ class Interface:
         except NetlinkError as e:
             if e.code not in (errno.EEXIST, errno.EADDRNOTAVAIL):
                 raise
+            return False
+        return True
 
     def _converge_routes(self, nic: Mapping[str, Any],
                          present: set[Route]) -> None:
@@ -130,13 +140,6 @@ class Interface:
             # Routes go with the address or gateway they stand on.
             if verb != 'del' or e.code != errno.ESRCH:
                 raise
-
-
-def _destination(found: Any) -> str:
-    address = found.get('dst')
-    if address is None:
-        return '::/0' if found['family'] == socket.AF_INET6 else '0.0.0.0/0'
-    return f'{address}/{found["dst_len"]}'
 
 
 def _is_near(gateway: str, addresses: Iterable[str]) -> bool:

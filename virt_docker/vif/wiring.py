@@ -13,9 +13,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
 import errno
-import json
 import socket
-import subprocess
 import threading
 import time
 from typing import Any
@@ -30,6 +28,7 @@ from nova_vcloud import privsep
 from nova_vcloud import userns
 from nova_vcloud.qos import buckets
 from nova_vcloud.virt_docker.vif import announce as frames
+from nova_vcloud.virt_docker.vif import dumps
 from nova_vcloud.virt_docker.vif import segments
 from nova_vcloud.virt_docker.vif.interface import Interface
 from nova_vcloud.virt_docker.vif.segments import WiringError
@@ -141,19 +140,20 @@ def destroy(fabric: str, name: str, owner: str) -> None:
     :raises WiringError: a tap is still there after GONE_TIMEOUT
     """
     with errors(), contextlib.ExitStack() as sockets:
-        if netns.exists(name):
-            inner = sockets.enter_context(netns.netlink(name))
-            for found in veths(inner):
-                delete(inner, found['index'])
+        inner = sockets.enter_context(netns.netlink(name)) \
+            if netns.exists(name) else None
         netns.remove(name)
         try:
             outer = sockets.enter_context(netns.netlink(fabric))
         except FileNotFoundError:
             return  # and the taps went with it
-        # By alias: a tap may have lost its namespace, or be half made; and
-        # an IFB has the alias of its tap.
+        # Whoever's they are, as one that is half made has no alias.
+        for index in _leading_to(outer, inner) if inner else ():
+            delete(outer, index)
+        # By alias: a tap may have lost its namespace; and an IFB has the
+        # alias of its tap.
         deadline = time.monotonic() + GONE_TIMEOUT
-        while indexes := _owned(owner):
+        while indexes := _owned(outer, owner):
             for index in indexes:
                 delete(outer, index)
             if time.monotonic() > deadline:
@@ -244,40 +244,48 @@ def errors() -> Iterator[None]:
     except NetlinkError as e:
         raise WiringError(f'the kernel refused: {e.args[-1]} '
                           f'({errno.errorcode.get(e.code, e.code)})') from e
-    except subprocess.CalledProcessError as e:
-        raise WiringError(f'{e}: {e.stderr.strip()}') from e
-
-
-def veths(inner: IPRoute) -> list[Any]:
-    """Return the links of a server's namespace that lead out of it."""
-    return [found for found in inner.get_links()
-            if segments.kind(found) == 'veth']
 
 
 def pairs(inner: IPRoute, outer: IPRoute,
           owner: str) -> Iterator[tuple[Any, Any]]:
     """Yield (link in the server, our tap)."""
-    for peer in veths(inner):
-        tap = segments.link(outer, index=peer.get('link'))
-        if tap is not None and is_owned(tap, owner):
+    for index in _owned(outer, owner):
+        tap = segments.link(outer, index=index)
+        peer = _peer(inner, tap) if tap is not None else None
+        if peer is not None:
             yield peer, tap
 
 
-def _owned(owner: str) -> list[int]:
-    """Return the indexes of a server's links, seen from the calling thread.
+def _peer(inner: IPRoute, tap: Any) -> Any:
+    """Return the other end of a tap if it is in the server, else None.
+
+    Asked for by its index: a server may have links without number.
+    """
+    if segments.kind(tap) != 'veth' or not tap.get('link'):
+        return None
+    found = segments.link(inner, index=tap.get('link'))
+    if found is not None and segments.kind(found) == 'veth' \
+            and found.get('link') == tap['index']:
+        return found
+    return None
+
+
+def _owned(outer: IPRoute, owner: str) -> list[int]:
+    """Return the indexes of a server's links on the host.
 
     Not by pyroute2, to which each link costs 0.4 ms: a host has hundreds.
     """
-    # Nor by oslo's processutils, which takes 15 ms more (qos/rootfs.py).
-    done = subprocess.run(['ip', '-j', 'link', 'show'],
-                          capture_output=True, text=True, check=True)
-    return [found['ifindex'] for found in json.loads(done.stdout or '[]')
-            if found.get('ifalias', '').startswith(f'{owner}:')]
+    return [found.index for found in dumps.links(outer)
+            if found.alias.startswith(f'{owner}:')]
 
 
-def is_owned(found: Any, owner: str) -> bool:
-    """Tell whether a link carries the mark of ``owner``."""
-    return (found.get('ifalias') or '').startswith(f'{owner}:')
+def _leading_to(outer: IPRoute, inner: IPRoute) -> list[int]:
+    """Return the indexes of the links of the host that end in a server."""
+    # First: the kernel numbers a namespace when it tells of a link to it.
+    found = list(dumps.links(outer))
+    number = dumps.namespace_id(outer, inner)
+    return [link.index for link in found
+            if number >= 0 and link.namespace == number]
 
 
 def delete(socket: IPRoute, index: int) -> None:
@@ -300,14 +308,14 @@ class ServerLinks:
         self._inner = inner
         self._outer = outer
         self._owner = owner
-        self._links = {} if fresh else {
-            found['index']: found for found in veths(inner)}
+        self._fresh = fresh
 
     def has_only(self, nics: Iterable[NicValues]) -> bool:
         """Tell whether there is no NIC of another port."""
-        macs = {nic['mac'] for nic in nics}
-        return all(found.get('address') in macs
-                   for found in self._links.values())
+        taps = {nic['tap'] for nic in nics}
+        return self._fresh or all(
+            tap.get('ifname') in taps for _peer, tap in pairs(
+                self._inner, self._outer, self._owner))
 
     def plug(self, nic: NicValues, name: str, bridge: int, up: bool,
              undo: contextlib.ExitStack) -> bool:
@@ -316,12 +324,13 @@ class ServerLinks:
         :returns: whether its neighbours must be told, once it is connected
         """
         # With nothing in the namespace, an existing tap can only be stale.
-        tap = self._tap(nic) if self._links else None
+        tap = None if self._fresh else self._tap(nic)
         made = tap is None
         if tap is None:
             tap = self._make(nic, name)
             undo.callback(delete, self._outer, tap['index'])
-        peer = self._links.get(tap.get('link')) or {'index': tap.get('link')}
+        peer = {'index': tap.get('link')} if made \
+            else _peer(self._inner, tap) or {'index': tap.get('link')}
         moved = Interface(self._inner, peer).converge(nic, made)
         was_up = bool(tap['flags'] & segments.IFF_UP)
         self._converge_tap(tap, {
@@ -340,8 +349,7 @@ class ServerLinks:
             return None
         if segments.kind(tap) != 'veth':
             raise WiringError(f'{nic["tap"]} exists and is not a veth link')
-        peer = self._links.get(tap.get('link'))
-        if peer is not None and peer.get('link') == tap['index']:
+        if _peer(self._inner, tap) is not None:
             return tap
         # Of a namespace that is gone, or of the server that had this port
         # before. Neutron gave it to this server now.
@@ -371,13 +379,12 @@ class ServerLinks:
                       'net_ns_fd': server})
 
     def _free(self, name: str) -> str:
-        """Return ``name``, or the next ethN that no other port has."""
-        taken = {found.get('ifname') for found in veths(self._inner)} \
-            if self._links else set()
-        number = 0
-        while name in taken:
-            name, number = f'eth{number}', number + 1
-        return name
+        """Return ``name``, or where it is taken what makes the kernel choose
+        the next ethN that is not.
+        """
+        taken = not self._fresh and segments.link(
+            self._inner, ifname=name) is not None
+        return 'eth%d' if taken else name
 
     def _converge_tap(self, tap: Any, wanted: dict[str, Any],
                       state: bool) -> None:
