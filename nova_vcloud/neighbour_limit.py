@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 import ipaddress
+import re
 import resource
 import subprocess
 
@@ -131,7 +132,9 @@ def _asked_in(address: str) -> str:
 
 def _elements(name: str, addresses: Iterable[str],
               families: dict[int, tuple[str, ...]]) -> Iterable[str]:
-    parsed = sorted({ipaddress.ip_interface(each).ip for each in addresses},
+    # A link-local one may name its link ('fe80::1%eth0'), which nft refuses.
+    parsed = sorted({ipaddress.ip_address(re.split('[/%]', each)[0])
+                     for each in addresses},
                     key=lambda address: (address.version, address))
     for version, tables in families.items():
         listed = ', '.join(str(each) for each in parsed

@@ -78,6 +78,20 @@ def note_room(directory: str, container: str, line: str) -> None:
 
 
 @privsep.disk.entrypoint
+def noted_room(directory: str, container: str) -> str:
+    """Return what :func:`note_room` has noted and no start has ended, or ''.
+
+    :raises OSError: with the path
+    """
+    path = os.path.join(directory, container + ROOM_SUFFIX)
+    try:
+        with open(path, encoding='utf-8') as file:
+            return file.read().strip()
+    except FileNotFoundError:
+        return ''
+
+
+@privsep.disk.entrypoint
 def end_room(line: str) -> None:
     """End what a store's make_room began, as the runtime does.
 

@@ -486,6 +486,7 @@ class Containers(container_nics.Nics):
                 self._engine.start(container_id)
         except BaseException:
             self._own_starts.discard(uuid)
+            self._resources.end_room(container_id)
             raise
 
     def claim_start(self, uuid: str) -> bool:

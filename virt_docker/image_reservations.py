@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Mapping
 import contextlib
 import fcntl
 import json
 import os
 import pathlib
+import time
 from typing import Any
 import uuid
 
@@ -27,6 +29,9 @@ from nova_vcloud.unpacked import Weight
 #: What a load takes ahead of its need, so that it asks seldom; of what is
 #: left it takes an eighth at most.
 STEP = Weight(64 * units.Mi, 10_000)
+#: Seconds that a load waits for what those beside it may give back.
+PATIENCE = 600.0
+_STEP_OF_WAITING = 0.2
 
 
 class Reservations:
@@ -52,13 +57,9 @@ class Reservations:
         :return: is told what the image takes, as far as it is known; raises
             :class:`NoRoomForImage` before that is too much
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
         name = str(uuid.uuid4())
-        file = os.open(self._folder / name, os.O_RDWR | os.O_CREAT, 0o600)
+        load, file = self._begin(name)
         try:
-            # The kernel frees it of a process that dies.
-            fcntl.flock(file, fcntl.LOCK_EX)
-            load = self._begin(name)
             try:
                 yield load.take
             except BaseException:
@@ -69,16 +70,30 @@ class Reservations:
             (self._folder / name).unlink(missing_ok=True)
             os.close(file)
 
-    def _begin(self, name: str) -> _Load:
+    def _begin(self, name: str) -> tuple[_Load, int]:
+        """Open an account for a load; return it, and its file, locked."""
         with self.account() as account:
-            for other in [each for each in account['loads']
-                          if self._is_dead(each)]:
-                del account['loads'][other]
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self.bury(account)
             taken = _weight(account['taken'])
             for other in account['loads'].values():
                 taken -= _weight(other)
+            load = _Load(self, name, self._free(), taken)
+            # Here, or others would take it for one of a process that died.
+            file = os.open(self._folder / name, os.O_RDWR | os.O_CREAT, 0o600)
+            # The kernel frees it of a process that dies.
+            fcntl.flock(file, fcntl.LOCK_EX)
             account['loads'][name] = (0, 0)
-            return _Load(self, name, self._free(), taken)
+            return load, file
+
+    def bury(self, account: dict[str, Any]) -> None:
+        """Remove what is left of loads whose process has died.
+
+        What they have taken may be on the disk.
+        """
+        for name in {*account['loads'], *os.listdir(self._folder)}:
+            if self._is_dead(name):
+                account['loads'].pop(name, None)
 
     def _is_dead(self, name: str) -> bool:
         path = self._folder / name
@@ -148,6 +163,21 @@ class _Load:
         """
         if total.size <= self._own.size and total.files <= self._own.files:
             return
+        deadline = time.monotonic() + PATIENCE
+        while not self._has(total):
+            if time.monotonic() > deadline:
+                raise exception.NoRoomForImage(self._room.size)
+            time.sleep(_STEP_OF_WAITING)
+
+    def _has(self, total: Weight) -> bool:
+        """Take so much; tell whether that was possible already.
+
+        Loads that meet the bound together would all be refused, and nobody
+        have an image. So the one that came first goes on: those that came
+        later and need more give back what they have, and it waits for that.
+
+        :raises NoRoomForImage: there is not so much, or another came first
+        """
         with self._reservations.account() as account:
             taken = _weight(account['taken'])
             left = self._room - (taken - self._since)
@@ -155,12 +185,29 @@ class _Load:
                           max(0, total.files - self._own.files))
             after = left - need
             if after.size < 0 or after.files < 0:
-                raise exception.NoRoomForImage(self._room.size)
+                self._reservations.bury(account)
+                self._check_may_wait(account['loads'], after)
+                return False
             step = Weight(need.size + min(STEP.size, after.size // 8),
                           need.files + min(STEP.files, after.files // 8))
             self._own += step
             account['taken'] = _pair(taken + step)
             account['loads'][self._name] = _pair(self._own)
+            return True
+
+    def _check_may_wait(self, loads: Mapping[str, Any],
+                        after: Weight) -> None:
+        """Refuse a load that is not the first, or too large by itself.
+
+        :param loads: that go on, in the order in which they began
+        :param after: what would be left, less than nothing
+        """
+        for name, each in loads.items():
+            if name != self._name:
+                after += _weight(each)
+        if (next(iter(loads)) != self._name
+                or after.size < 0 or after.files < 0):
+            raise exception.NoRoomForImage(self._room.size)
 
 
 def _weight(pair: Any) -> Weight:

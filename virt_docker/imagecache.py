@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Iterable
+import contextlib
 import time
 from typing import Any
 
 from nova import objects
+from oslo_concurrency import lockutils
 
 from nova_vcloud.engine import Engine
 from nova_vcloud.virt_docker import imageroom
@@ -54,15 +56,12 @@ class ImageCache:
         :param instances: of this host, by Nova's records
         """
         room, records = self._store.room, self._store.records
-        needed = {*(each.image_ref for each in instances), *room.needed()}
+        used = room.needed()
+        needed = {*(each.image_ref for each in instances), *used}
         now = time.time()
         for image_id in room.there():
             if image_id in needed:
-                records.mark(image_id)
-                # Of one that is being built of, the build says how it ended.
-                with records.unbuilt(image_id) as unbuilt:
-                    if unbuilt:
-                        records.keep(image_id)
+                self._keep(image_id, image_id in used)
             elif not records.read(image_id).kept:
                 room.remove(image_id, now - imageroom.GRACE,
                             'none was built of it')
@@ -72,3 +71,24 @@ class ImageCache:
                             'none has for long')
         room.make()
         records.prune_layers()
+        records.prune_locks()
+
+    def _keep(self, image_id: str, used: bool) -> None:
+        """Have an image stay that a server needs.
+
+        Nova names one of which a build may be failing just now.
+
+        :param used: whether there is a container of it
+        """
+        room, records = self._store.room, self._store.records
+        # A build that fails looks under the same lock whether there are
+        # others, for which it would take us.
+        with contextlib.suppress(lockutils.AcquireLockFailedException), \
+                records.locked(image_id, blocking=False), \
+                records.unbuilt(image_id) as unbuilt:
+            if image_id not in room.there():
+                return
+            records.mark(image_id)
+            # Of one that is being built of, the build says how it ended.
+            if unbuilt and used:
+                records.keep(image_id)

@@ -26,6 +26,7 @@ from nova_vcloud import manifests
 from nova_vcloud import unpacked
 
 MAX_LAYERS = 10_000  # of registries that are remembered
+_WAIT = 0.05  # seconds between looks at a lock that another has
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,22 +52,20 @@ class Records:
 
     def __init__(self, path: str) -> None:
         self._path = pathlib.Path(path)
-        self._lock_path = path
         self.sizes: dict[str, int] = {}  # of those known to be there
 
     # Locks: the kernel frees those of a process that dies.
 
     def locked(self, image_id: str, *, blocking: bool = True
-               ) -> contextlib.AbstractContextManager[Any]:
+               ) -> contextlib.AbstractContextManager[None]:
         """Keep all others from loading or removing an image.
 
         :raises AcquireLockFailedException: somebody does, if not ``blocking``
         """
-        return lockutils.lock(f'image-{image_id}', 'nova-vcloud-',
-                              external=True, lock_path=self._lock_path,
-                              blocking=blocking)
+        return _locked(self._folder('locks') / f'image-{image_id}', blocking)
 
-    def counted(self, project: str) -> contextlib.AbstractContextManager[Any]:
+    def counted(self, project: str
+                ) -> contextlib.AbstractContextManager[None]:
         """Keep other images of a project from being loaded meanwhile.
 
         What one takes is known when it is there: those that come at once
@@ -76,14 +75,19 @@ class Records:
         """
         if not project:
             return contextlib.nullcontext()
-        return lockutils.lock(f'project-{project}', 'nova-vcloud-',
-                              external=True, lock_path=self._lock_path)
+        return _locked(self._folder('locks') / f'project-{project}', True)
 
     @contextlib.contextmanager
     def building(self, image_id: str) -> Iterator[None]:
         """Tell others that a server is being built of an image."""
-        with self._builds(image_id) as file:
-            fcntl.flock(file, fcntl.LOCK_SH)
+        with contextlib.ExitStack() as stack:
+            while True:
+                file = stack.enter_context(self._builds(image_id))
+                fcntl.flock(file, fcntl.LOCK_SH)
+                # Who has removed it meanwhile would not know of this build.
+                if _is_at(file, self._path / 'builds' / image_id):
+                    break
+                stack.close()
             yield
 
     @contextlib.contextmanager
@@ -181,10 +185,60 @@ class Records:
         for _time, path in found[:max(0, len(found) - MAX_LAYERS)]:
             os.unlink(path)
 
+    def prune_locks(self) -> None:
+        """Remove locks of releases before, which stayed for each image."""
+        for kind in ('image', 'project'):
+            for path in self._path.glob(f'nova-vcloud-{kind}-*'):
+                path.unlink(missing_ok=True)
+
     def _folder(self, name: str) -> pathlib.Path:
         folder = self._path / name
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+
+@contextlib.contextmanager
+def _locked(path: pathlib.Path, blocking: bool) -> Iterator[None]:
+    """Have a lock that leaves no file: else there is one more for each image.
+
+    oslo's lockutils cannot remove one that somebody may wait for.
+
+    :raises AcquireLockFailedException: others have it, if not ``blocking``
+    """
+    with contextlib.ExitStack() as stack:
+        while (file := _try_lock(path)) is None:
+            if not blocking:
+                raise lockutils.AcquireLockFailedException(path.name)
+            time.sleep(_WAIT)
+        stack.callback(os.close, file)
+        stack.callback(path.unlink, missing_ok=True)
+        yield
+
+
+def _try_lock(path: pathlib.Path) -> int | None:
+    """Return the open file of a lock; None where another has it."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(file)
+        return None
+    except BaseException:
+        os.close(file)
+        raise
+    if not _is_at(file, path):
+        # It was removed between both: the lock is of no use.
+        os.close(file)
+        return None
+    return file
+
+
+def _is_at(file: int, path: pathlib.Path) -> bool:
+    """Tell whether an open file has its name still."""
+    try:
+        return os.path.samestat(os.fstat(file), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _replace(path: pathlib.Path, content: dict[str, Any]) -> None:

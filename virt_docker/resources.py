@@ -279,6 +279,15 @@ class Resources:
         """
         self._disks.make_room(container_id)
 
+    def end_room(self, container_id: str) -> None:
+        """End the room of a start that failed; none is fine."""
+        try:
+            self._disks.end_room(container_id)
+        except (exception.LimitNotEnforced, OSError) as e:
+            # The next start ends it first.
+            LOG.warning('Container %s has more of its disk than its size '
+                        'until it starts: %s', container_id, e)
+
     def room(self, container_id: str
              ) -> contextlib.AbstractContextManager[None]:
         """Have room on the disk of a stopped container for a while.

@@ -128,6 +128,9 @@ class DiskBackend(base.Backend):
                 self._store.limit(self._root, guest.name, size)
             except exception.LimitNotEnforced as e:
                 raise exception.LimitNotEnforced(f'{change.key}: {e}') from e
+            if self._links and self._store.SHRINKS:
+                # What was noted would bring back the size of before.
+                rootfs.note_room(self._links, guest.name, '')
 
     def matches(self, key: limits.Key, wanted: limits.Value,
                 found: limits.Value) -> bool:
@@ -168,12 +171,28 @@ class DiskBackend(base.Backend):
 
         :raises LimitNotEnforced: it cannot be had
         """
+        # Of a start that nova-compute has not outlived.
+        self.end_room(container)
         line = self._room(container)
         if line:
             try:
                 rootfs.note_room(self._links, container, line)
             except OSError as e:
+                rootfs.end_room(line)
                 raise exception.LimitNotEnforced(f'{KIND}: {e}') from e
+
+    def end_room(self, container: str) -> None:
+        """End the room of a start that failed before the runtime has.
+
+        None is fine.
+
+        :raises LimitNotEnforced: it cannot be ended
+        """
+        line = rootfs.noted_room(self._links, container) \
+            if self._links else ''
+        if line:
+            rootfs.end_room(line)
+            rootfs.note_room(self._links, container, '')
 
     @contextlib.contextmanager
     def room(self, container: str) -> Iterator[None]:

@@ -6,6 +6,7 @@ Of overlay2 on xfs with quotas: ``tests/vm/inside/test_disks.py``.
 
 import os
 import pathlib
+import re
 import subprocess
 
 import computehost
@@ -16,8 +17,10 @@ import pytest
 from rootdisk import fill
 from rootdisk import spawn
 
+from nova_vcloud import exception
 from nova_vcloud.virt_docker import layers
 from nova_vcloud.virt_docker import rescue
+from nova_vcloud.virt_docker import resources
 
 #: Takes all bytes: of large files, of small ones, and of new directories.
 BYTES = '''
@@ -114,6 +117,40 @@ def test_a_full_disk_in_a_file_is_started_again(host, filled):
     instance, ports = spawn(host)
     filled(host, instance)
     check_runs(host, instance, ports, filled)
+    assert not list(host.dockerd.links.glob('*.room'))
+
+
+def reserve(host, instance) -> int:
+    """Return the blocks that the xfs of a server keeps for itself."""
+    said = subprocess.run(
+        ['xfs_io', '-x', '-c', 'resblks', place(host, instance)],
+        check=True, capture_output=True, text=True).stdout
+    return int(re.findall(r'reserved blocks = (\d+)', said)[0])
+
+
+@pytest.mark.parametrize('end', ['failed', 'killed'])
+def test_a_start_that_fails_leaves_the_disk_as_it_was(host, monkeypatch, end):
+    instance, ports = spawn(host)
+    fill_bytes(host, instance)
+    host.containers.stop(instance.uuid, 0)
+    before = reserve(host, instance)
+
+    def fail(_container):
+        assert reserve(host, instance) < before
+        raise exception.EngineError('no')
+
+    with monkeypatch.context() as patched:
+        patched.setattr(host.dockerd.engine, 'start', fail)
+        if end == 'killed':
+            patched.setattr(resources.Resources, 'end_room',
+                            lambda *_words: None)
+        with pytest.raises(exception.EngineError):
+            host.containers.start(instance, ports)
+    if end == 'failed':
+        assert reserve(host, instance) == before
+        assert not list(host.dockerd.links.glob('*.room'))
+    host.containers.start(instance, ports)
+    assert reserve(host, instance) == before
     assert not list(host.dockerd.links.glob('*.room'))
 
 

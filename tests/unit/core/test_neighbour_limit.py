@@ -122,3 +122,10 @@ def test_off_is_a_problem_of_its_own(nft):
     check = neighbour_limit.check(0)
     assert (check.found, check.fix) == (
         'off', 'set [vcloud_net] neighbour_limit')
+
+
+def test_a_link_in_an_address_is_not_told():
+    text = neighbour_limit.ruleset(7, ('fe80::5%eth0/64',), ('fe80::1%eth0',))
+    assert '%' not in text
+    assert ('add element inet nova_vcloud gateways6 '
+            '{ fe80::1, ff02::1:ff00:1 }') in text
