@@ -27,8 +27,18 @@ def open_to_read(name: str, folder: int | None = None) -> IO[bytes]:
     place = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC,
                     dir_fd=folder)
     try:
-        if not stat.S_ISREG(os.fstat(place).st_mode):
-            raise OSError(errno.EINVAL, 'not a regular file', name)
-        return open(f'/proc/self/fd/{place}', 'rb')
+        return opened(place)
     finally:
         os.close(place)
+
+
+def opened(place: int) -> IO[bytes]:
+    """Open a regular file by a reference to it (open(2), O_PATH).
+
+    :raises OSError: it is something else, which is not opened
+    """
+    if not stat.S_ISREG(os.fstat(place).st_mode):
+        raise OSError(errno.EINVAL, 'not a regular file')
+    # What has a lease of a server would be waited for.
+    return open(os.open(f'/proc/self/fd/{place}', os.O_RDONLY
+                        | os.O_NONBLOCK | os.O_CLOEXEC), 'rb')

@@ -11,7 +11,6 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 import contextlib
 import os
-import pathlib
 import stat
 from typing import Any
 
@@ -20,6 +19,7 @@ from oslo_log import log
 from nova_vcloud import privsep
 from nova_vcloud import regular_files
 from nova_vcloud.virt_docker import names
+from nova_vcloud.virt_docker import server_files
 from nova_vcloud.virt_docker.addresses import Nic
 
 LOG = log.getLogger(__name__)
@@ -72,61 +72,61 @@ def write(pid: int, container_id: str, made: str, hostname: str,
     :param addresses: of each NIC, 'address/prefix length'
     :raises OSError: with the path
     """
-    with _etc(pid, container_id) as folder:
-        if folder is None:
+    with _etc(pid, container_id) as found:
+        if found is None:
             return
-        before = {path: _read(folder, path)
+        process, folder = found
+        before = {path: _read(process, folder, path)
                   for path in (names.HOSTS_PATH, names.HOSTNAME_PATH)}
         changed = names.renewed(
             before[names.HOSTS_PATH] or '', before[names.HOSTNAME_PATH] or '',
             made, hostname, [a for nic in addresses for a in nic])
         for path, text in changed.items():
             if before[path] is not None:
-                _replace(folder, path, text)
+                _replace(process, folder, path, text)
 
 
 @contextlib.contextmanager
-def _etc(pid: int, container_id: str) -> Iterator[int | None]:
+def _etc(pid: int, container_id: str
+         ) -> Iterator[tuple[server_files.Process, int] | None]:
     """Have /etc of a container; None when it is gone, or is a link."""
-    with contextlib.ExitStack() as fds:
+    with contextlib.ExitStack() as stack:
         try:
-            root = os.open(f'/proc/{pid}/root', os.O_PATH | os.O_DIRECTORY)
-            fds.callback(os.close, root)
-            # A server may name groups of its own by any bytes.
-            groups = pathlib.Path(f'/proc/{pid}/cgroup').read_text(
-                encoding='utf-8', errors='surrogateescape')
+            process = stack.enter_context(server_files.process(pid))
+            root = stack.enter_context(process.root())
             # Its number may be another process's by now, one of the host.
-            if container_id not in groups or os.path.samestat(
+            if container_id not in process.groups() or os.path.samestat(
                     os.fstat(root), os.stat('/')):
                 yield None
                 return
-            folder = os.open('etc', os.O_RDONLY | os.O_DIRECTORY
-                             | os.O_NOFOLLOW, dir_fd=root)
-            fds.callback(os.close, folder)
+            folder = stack.enter_context(process.folder('etc'))
         except OSError as e:
             LOG.debug('No /etc in container %s: %s', container_id, e)
             yield None
             return
-        yield folder
+        yield process, folder
 
 
-def _read(folder: int, path: str) -> str | None:
+def _read(process: server_files.Process, folder: int,
+          path: str) -> str | None:
     """Return a file's text; None for what is none that we wrote."""
     try:
-        with regular_files.open_to_read(os.path.basename(path),
-                                        folder) as file:
-            if os.fstat(file.fileno()).st_size > MAX_SIZE:
+        with process.below(folder, os.path.basename(path)) as place, \
+                regular_files.opened(place) as file:
+            if os.fstat(place).st_size > MAX_SIZE:
                 return None
             return file.read(MAX_SIZE).decode(errors='surrogateescape')
     except OSError:
         return None
 
 
-def _replace(folder: int, path: str, text: str) -> None:
+def _replace(process: server_files.Process, folder: int, path: str,
+             text: str) -> None:
     """Put another file in the place of one, with its owner and mode."""
     name = os.path.basename(path)
     new = f'.{name}.nova'
-    old = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    with process.below(folder, name) as place:
+        old = os.fstat(place)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(new, dir_fd=folder)
     try:

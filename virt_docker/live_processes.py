@@ -27,6 +27,7 @@ from nova_vcloud import exception
 from nova_vcloud import privsep
 from nova_vcloud import process_limits
 from nova_vcloud.process_limits import ProcessLimits
+from nova_vcloud.virt_docker import server_files
 from nova_vcloud.virt_docker import startup
 
 CGROUPS = '/sys/fs/cgroup'
@@ -165,8 +166,8 @@ def apply(pid: int, container_id: str, shm: int, nofile: Sequence[int],
     :param known: such, which are not of a process's own choice
     :raises OSError: EINVAL: more is in use
     """
-    with _process(pid) as process:
-        groups = _groups(process)
+    with server_files.process(pid) as process:
+        groups = process.groups()
         # Its number may be another process's by now, one of the host.
         if container_id not in groups:
             return
@@ -188,55 +189,29 @@ def apply(pid: int, container_id: str, shm: int, nofile: Sequence[int],
         seen |= found
 
 
-@contextlib.contextmanager
-def _process(pid: int) -> Iterator[int]:
-    """Have the directory of a process: of this one, whoever gets its number.
-    """
-    process = os.open(f'/proc/{pid}', os.O_PATH | os.O_DIRECTORY)
-    try:
-        yield process
-    finally:
-        os.close(process)
-
-
-def _groups(process: int) -> str:
-    """Return the control groups of a process, as of proc_pid_cgroup(5).
-
-    A server may have made groups of its own, with any bytes in their names.
-    """
-    file = os.open('cgroup', os.O_RDONLY, dir_fd=process)
-    with open(file, encoding='utf-8', errors='surrogateescape') as opened:
-        return opened.read()
-
-
 def _is_of(pid: int, container_id: str) -> bool:
     """Tell whether a process is of a container; none is not."""
     try:
-        with _process(pid) as process:
-            return container_id in _groups(process)
+        with server_files.process(pid) as process:
+            return container_id in process.groups()
     except (FileNotFoundError, ProcessLookupError):
         return False
 
 
 @contextlib.contextmanager
-def _shm(process: int) -> Iterator[int | None]:
-    """Have /dev/shm of a process; None where it is no file system of its own.
+def _shm(process: server_files.Process) -> Iterator[int | None]:
+    """Have /dev/shm of a process; None where it is no tmpfs of its own.
     """
-    flags = os.O_PATH | os.O_DIRECTORY
     with contextlib.ExitStack() as fds:
-        folder = os.open('root', flags, dir_fd=process)
-        fds.callback(os.close, folder)
-        above = None
-        for name in ('dev', 'shm'):
-            above = os.fstat(folder)
-            try:
-                folder = os.open(name, flags | os.O_NOFOLLOW, dir_fd=folder)
-            except OSError:
-                yield None
-                return
-            fds.callback(os.close, folder)
-        same = above is not None and above.st_dev == os.fstat(folder).st_dev
-        yield None if same else folder
+        try:
+            above = fds.enter_context(process.folder('dev'))
+            folder = fds.enter_context(process.below(above, 'shm'))
+            kind = process.check(folder)
+        except OSError:
+            yield None
+            return
+        same = os.fstat(above).st_dev == os.fstat(folder).st_dev
+        yield None if same or kind != 'tmpfs' else folder
 
 
 def _resize(folder: int, size: int) -> None:

@@ -9,6 +9,7 @@ host's /dev, owned by who is root in the server, and mounted over a file.
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Iterator
 import contextlib
 import ctypes
 import os
@@ -20,6 +21,7 @@ from typing import Any
 from nova_vcloud import idmounts
 from nova_vcloud import netns
 from nova_vcloud import userns
+from nova_vcloud.virt_docker import server_files
 
 #: On devtmpfs, where nodes may be. Only root gets in.
 FOLDER = '/dev/nova-vcloud'
@@ -65,55 +67,51 @@ def show(pid: int, node: str, ids: userns.IdMap) -> None:
     :raises OSError: something is there, say
     """
     name, (uid, gid) = os.path.basename(node), ids.root
-    with idmounts.tree(node) as tree:
-        folder = _enter(pid)
+    with idmounts.tree(node) as tree, _entered(pid) as (_process, folder):
+        # What is on this file system is of somebody inside.
+        _call('setfsgid', gid)
+        _call('setfsuid', uid)
+        os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+                         | os.O_WRONLY, 0o600, dir_fd=folder))
+        _call('setfsuid', 0)
+        _call('setfsgid', 0)
         try:
-            # What is on this file system is of somebody inside.
-            _call('setfsgid', gid)
-            _call('setfsuid', uid)
-            os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-                             | os.O_WRONLY, 0o600, dir_fd=folder))
-            _call('setfsuid', 0)
-            _call('setfsgid', 0)
-            try:
-                idmounts.attach(tree, name, folder)
-            except OSError:
-                os.unlink(name, dir_fd=folder)
-                raise
-        finally:
-            os.close(folder)
+            idmounts.attach(tree, name, folder)
+        except OSError:
+            os.unlink(name, dir_fd=folder)
+            raise
 
 
 @netns.own_thread
 def hide(pid: int, name: str,
-         is_ours: Callable[[int], bool]) -> None:
+         is_ours: Callable[[server_files.Process, int], bool]) -> None:
     """Undo :func:`show`; where there is something else it stays.
 
-    :param is_ours: tells by the open /dev of the process
+    :param is_ours: tells by a process and its /dev
     :raises OSError: the kernel refused
     """
-    folder = _enter(pid)
-    try:
-        if is_ours(folder):
+    with _entered(pid) as (process, folder):
+        if is_ours(process, folder):
             os.fchdir(folder)  # of this thread alone
             if _libc().umount2(os.fsencode(name),
                                _MNT_DETACH | _UMOUNT_NOFOLLOW):
                 error = ctypes.get_errno()
                 raise OSError(error, os.strerror(error))
             os.unlink(name, dir_fd=folder)
-    finally:
-        os.close(folder)
 
 
-def _enter(pid: int) -> int:
-    """Move the calling thread into the mounts of a process; open its /dev."""
+@contextlib.contextmanager
+def _entered(pid: int) -> Iterator[tuple[server_files.Process, int]]:
+    """Move the calling thread into the mounts of a process; have its /dev."""
     mounts = os.open(f'/proc/{pid}/ns/mnt', os.O_RDONLY | os.O_CLOEXEC)
     try:
-        _call('unshare', _CLONE_FS)
-        _call('setns', mounts, _CLONE_NEWNS)
+        with server_files.process(pid) as process, \
+                process.folder('dev') as folder:
+            _call('unshare', _CLONE_FS)
+            _call('setns', mounts, _CLONE_NEWNS)
+            yield process, folder
     finally:
         os.close(mounts)
-    return os.open('/dev', os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
 
 
 def _call(name: str, *numbers: int) -> None:

@@ -9,6 +9,7 @@ devices of the container.
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Sequence
 import contextlib
 import errno
@@ -22,6 +23,7 @@ from nova_vcloud import exception
 from nova_vcloud import privsep
 from nova_vcloud import userns
 from nova_vcloud.qos.backends import cgroup1
+from nova_vcloud.virt_docker import server_files
 from nova_vcloud.virt_docker.volumes import devicebinds
 from nova_vcloud.virt_docker.volumes import guests
 
@@ -150,8 +152,8 @@ def _show(pid: int, cgroup: str, name: str, number: tuple[int, int],
     if root is None:
         return  # told by check(); the next start has it
     _tell(root, cgroup, 'devices.allow', number)
-    with _dev(pid) as folder:
-        if _is_ours(folder, name, number):
+    with _dev(pid) as (process, folder):
+        if _is_ours(process, folder, name, number):
             return
         try:
             if ids:
@@ -159,7 +161,7 @@ def _show(pid: int, cgroup: str, name: str, number: tuple[int, int],
                 return
             os.mknod(name, MODE | stat.S_IFBLK, os.makedev(*number),
                      dir_fd=folder)
-            _open_to_group(folder, name)
+            _open_to_group(process, folder, name)
         except OSError as e:
             _tell(root, cgroup, 'devices.deny', number)
             raise exception.VolumeError(
@@ -167,14 +169,12 @@ def _show(pid: int, cgroup: str, name: str, number: tuple[int, int],
             ) from e
 
 
-def _open_to_group(folder: int, name: str) -> None:
+def _open_to_group(process: server_files.Process, folder: int,
+                   name: str) -> None:
     """Set the mode of a node, which a umask may have made less."""
-    node = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=folder)
-    try:
+    with process.below(folder, name) as node:
         if stat.S_ISBLK(os.fstat(node).st_mode):
             os.chmod(f'/proc/self/fd/{node}', MODE)
-    finally:
-        os.close(node)
 
 
 @privsep.volume.entrypoint
@@ -189,8 +189,8 @@ def _hide(pid: int, cgroup: str, name: str,
             _tell(root, cgroup, 'devices.allow', number)
             raise exception.VolumeBusy(
                 f'programs in the server use /dev/{name}: end them first')
-    with _dev(pid) as folder:
-        if not _is_ours(folder, name, number):
+    with _dev(pid) as (process, folder):
+        if not _is_ours(process, folder, name, number):
             return
         try:
             os.unlink(name, dir_fd=folder)
@@ -198,33 +198,30 @@ def _hide(pid: int, cgroup: str, name: str,
             if e.errno != errno.EBUSY:
                 raise
             # A mount, in a server with a user namespace.
-            devicebinds.hide(pid, name, lambda inside: _is_ours(
-                inside, name, number))
+            devicebinds.hide(pid, name, lambda inside, folder: _is_ours(
+                inside, folder, name, number))
 
 
 @contextlib.contextmanager
-def _dev(pid: int) -> Any:
+def _dev(pid: int) -> Iterator[tuple[server_files.Process, int]]:
     """Have the /dev of a process open; links of the guest are not followed.
     """
-    try:
-        root = os.open(f'/proc/{pid}/root', os.O_PATH | os.O_DIRECTORY)
+    with contextlib.ExitStack() as stack:
         try:
-            folder = os.open('dev', os.O_RDONLY | os.O_DIRECTORY
-                             | os.O_NOFOLLOW, dir_fd=root)
-        finally:
-            os.close(root)
-    except OSError as e:
-        raise exception.VolumeError(
-            f'/dev of the server: {e.strerror}') from e
-    try:
-        yield folder
-    finally:
-        os.close(folder)
+            process = stack.enter_context(server_files.process(pid))
+            folder = stack.enter_context(process.folder('dev'))
+        except OSError as e:
+            raise exception.VolumeError(
+                f'/dev of the server: {e.strerror}') from e
+        yield process, folder
 
 
-def _is_ours(folder: int, name: str, number: tuple[int, int]) -> bool:
+def _is_ours(process: server_files.Process, folder: int, name: str,
+             number: tuple[int, int]) -> bool:
+    """Tell whether a node is the one that we made; raises OSError, EXDEV."""
     try:
-        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        with process.below(folder, name) as place:
+            found = os.fstat(place)
     except FileNotFoundError:
         return False
     return stat.S_ISBLK(found.st_mode) \
@@ -238,9 +235,8 @@ def _open_in(cgroup: pathlib.Path, number: tuple[int, int]) -> bool:
         with contextlib.suppress(OSError):
             for entry in os.scandir(f'/proc/{pid}/fd'):
                 with contextlib.suppress(OSError):
-                    found = os.stat(entry.path)
-                    if stat.S_ISBLK(found.st_mode) and \
-                            found.st_rdev == os.makedev(*number):
+                    if server_files.device(entry.path) \
+                            == os.makedev(*number):
                         return True
     return False
 

@@ -11,6 +11,7 @@ from nova_vcloud import privsep
 from nova_vcloud.virt_docker import etc_files
 from nova_vcloud.virt_docker import freezer
 from nova_vcloud.virt_docker import live_processes
+from nova_vcloud.virt_docker import server_files
 
 ID = 'c' * 64
 LIMITS = {'shm': 1 << 20, 'nofile': (10, 20), 'known': [(0, 0)]}
@@ -42,14 +43,14 @@ def processes(monkeypatch):
 def test_a_number_that_another_process_has_by_now(processes, monkeypatch):
     """A process of a server ended after its number was read."""
     found, done = processes
-    real = live_processes._groups
+    real = server_files.Process.groups
     mine = os.stat(f'/proc/{os.getpid()}').st_ino
 
     def groups(process):
-        return f'0::/{ID}\n' if os.fstat(process).st_ino == mine \
+        return f'0::/{ID}\n' if os.fstat(process.fd).st_ino == mine \
             else real(process)
 
-    monkeypatch.setattr(live_processes, '_groups', groups)
+    monkeypatch.setattr(server_files.Process, 'groups', groups)
     ended = subprocess.Popen(['true'])
     ended.wait()
     found += [1, ended.pid, os.getpid()]
