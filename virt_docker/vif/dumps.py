@@ -25,8 +25,9 @@ import sys
 from pyroute2 import IPRoute
 from pyroute2 import netns
 
-#: Addresses, and routes of each family, that are looked at of one link.
-MOST = 1024
+#: Addresses, and routes of each family, that are looked at of one link. More
+#: than a port has; to remove an IPv6 address the kernel walks all routes.
+MOST = 128
 
 _SIOCGSKNS = 0x894C  # linux/sockios.h: the namespace of a socket
 _SOL_NETLINK, _GET_STRICT_CHK = 270, 12
