@@ -54,7 +54,7 @@ def no_leaks(desk: desk_module.Desk) -> Iterator[None]:
         return not leaked
 
     try:
-        desk_module.until(clean, 10, 'everything as before')
+        desk_module.until(clean, 60, 'everything as before')
     except AssertionError:
         pytest.fail(f'left behind: {leaked}')
 

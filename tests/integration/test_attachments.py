@@ -129,6 +129,6 @@ def test_they_come_and_go_at_random(desk: Desk, volumes: list[str]):
         history.check()
     print(f'{COUNT} in {time.monotonic() - began:.0f} s')
     history.end()
-    until(lambda: left(desk) == before, 10, 'all is as before')
+    until(lambda: left(desk) == before, 60, 'all is as before')
     for server in servers:
         desk.answers(server)

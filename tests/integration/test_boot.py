@@ -12,8 +12,8 @@ import pytest
 def test_debian_by_ssh_at_the_address_asked_for(desk: Desk):
     server = desk.boot('web-1', image='debian-12', flavor='c1.small',
                        ip='10.77.0.103', key_name='operator')
-    until(lambda: 'starting sshd' in desk.console(server), 20, 'sshd starts')
-    until(lambda: desk.inside(server, 'ss -Hltn sport = 22'), 20, 'it listens')
+    until(lambda: 'starting sshd' in desk.console(server), 60, 'sshd starts')
+    until(lambda: desk.inside(server, 'ss -Hltn sport = 22'), 60, 'it listens')
     assert desk.ssh(server, 'hostname').strip() == 'web-1'
     assert '10.77.0.103/24' in desk.ssh(server, 'ip -4 addr show eth0')
     assert 'default via 10.77.0.1' in desk.ssh(server, 'ip route')
@@ -82,7 +82,7 @@ def test_several_nics(desk: Desk):
 @pytest.mark.matrix('console.serial.log')
 def test_console_log(desk: Desk):
     server = desk.boot('console')
-    until(lambda: 'console' in desk.console(server), 10,
+    until(lambda: 'console' in desk.console(server), 60,
           'what the image prints: its host name')
     desk.inside(server, 'i=0; while [ $i -lt 3000 ]; do '
                 'echo "line $i, padded to be some eighty columns wide '
@@ -92,7 +92,7 @@ def test_console_log(desk: Desk):
         text = desk.console(server)
         return text if 'line 2999' in text else None
 
-    log = until(complete, 10, 'the last line')
+    log = until(complete, 60, 'the last line')
     assert len(log) <= 100 * 1024
     tail = desk.compute.get_server_console_output(server.id, length=2)
     assert 'line 2999' in tail['output']

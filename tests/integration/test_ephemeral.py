@@ -123,7 +123,7 @@ def test_a_resize_carries_its_data_and_grows_it(desk: Desk, flavors):
     assert desk.inside(server, f'cat {NOTE}').strip() == 'kept'
     desk.compute.confirm_server_resize(server)
     desk.wait(server, 'ACTIVE')
-    until(lambda: len(desk.disks(server)) == 2, 20, 'one disk is left')
+    until(lambda: len(desk.disks(server)) == 2, 60, 'one disk is left')
     resize(desk, server, flavors[1])
     stayed = desk.host_of(server).name == hosts[1]
     assert desk.inside(server, f'cat {NOTE}').strip() == 'kept'
@@ -135,7 +135,7 @@ def test_a_resize_carries_its_data_and_grows_it(desk: Desk, flavors):
     resize(desk, server, flavors[1])
     desk.compute.confirm_server_resize(server)
     desk.wait(server, 'ACTIVE')
-    until(lambda: size(desk, server) > 1.8, 20, 'the disk has grown')
+    until(lambda: size(desk, server) > 1.8, 60, 'the disk has grown')
     assert desk.inside(server, f'cat {NOTE}').strip() == 'kept'
     smaller(desk, server, flavors[0])
     # A new one is as large.

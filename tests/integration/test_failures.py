@@ -44,7 +44,7 @@ def test_nova_compute_killed_at_each_step_of_spawn(desk: Desk, step):
     assert status == 'ERROR'  # Nova's word for a build cut short
     desk.delete(server)
     # Nova gives the allocations back when the server is gone.
-    until(lambda: desk.place() == before, 10, 'all is as before')
+    until(lambda: desk.place() == before, 60, 'all is as before')
     # The same host builds the next server: no lock was left.
     desk.delete(desk.boot('after', host=host.name))
 

@@ -139,7 +139,7 @@ def test_an_address_follows_its_port_while_the_server_runs(desk: Desk):
     until(lambda: desk.pings('10.77.0.115'), 30, 'the new one answers')
     assert not desk.pings('10.77.0.114')
     until(lambda: '10.77.0.115' in {
-        line[0] for line in own_lines(desk, server)}, 10, '/etc/hosts')
+        line[0] for line in own_lines(desk, server)}, 60, '/etc/hosts')
     assert process(desk, server) == pid
     other = desk.boot('heir', ip='10.77.0.114')
     desk.answers(other)

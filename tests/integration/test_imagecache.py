@@ -158,8 +158,8 @@ def push(url: str, path: pathlib.Path) -> str:
         'config': {'Cmd': ['/bin/sleep', '999']},
         'rootfs': {'type': 'layers', 'diff_ids': [digest(plain)]}}).encode()
     for data in (config, packed):
-        begun = requests.post(f'{url}/blobs/uploads/', timeout=10)
-        requests.put(begun.headers['Location'], timeout=10, data=data,
+        begun = requests.post(f'{url}/blobs/uploads/', timeout=60)
+        requests.put(begun.headers['Location'], timeout=60, data=data,
                      params={'digest': digest(data)}).raise_for_status()
     manifest = json.dumps({
         'schemaVersion': 2, 'mediaType': f'{OCI}manifest.v1+json',
@@ -167,7 +167,7 @@ def push(url: str, path: pathlib.Path) -> str:
                    'digest': digest(config), 'size': len(config)},
         'layers': [{'mediaType': f'{OCI}layer.v1.tar+gzip',
                     'digest': digest(packed), 'size': len(packed)}]}).encode()
-    requests.put(f'{url}/manifests/1', data=manifest, timeout=10, headers={
+    requests.put(f'{url}/manifests/1', data=manifest, timeout=60, headers={
         'Content-Type': f'{OCI}manifest.v1+json'}).raise_for_status()
     return digest(manifest)
 

@@ -109,7 +109,7 @@ def test_backups_rotate(desk: Desk):
                 if image.name.startswith('backup-')}
     try:
         # Nova deletes old ones when the new one is whole.
-        until(lambda: kept() == {'backup-1', 'backup-2'}, 20, 'two are left')
+        until(lambda: kept() == {'backup-1', 'backup-2'}, 60, 'two are left')
     finally:
         for image in list(desk.api.image.images()):
             if image.name.startswith('backup-'):
@@ -187,7 +187,7 @@ def test_a_rebuild_that_cannot_be_leaves_the_server(desk: Desk, data,
     assert (started(desk, server) == start) is undisturbed
     assert read(desk, server) == 'kept'
     desk.answers(server)
-    until(lambda: server.id in desk.place().allocations, 10,
+    until(lambda: server.id in desk.place().allocations, 60,
           'it has its allocations')
 
 

@@ -111,7 +111,7 @@ def test_a_migrated_server_has_all_it_had(desk: Desk, index):
         dest: [f'/nova-{server.id}'], source: [f'/nova-{server.id}-parked']}
     desk.compute.confirm_server_resize(server)
     desk.wait(server, 'ACTIVE')
-    until(lambda: names(desk, server)[source] == [], 20, 'source is clean')
+    until(lambda: names(desk, server)[source] == [], 60, 'source is clean')
     assert look(desk, server) == before
     assert spools(desk) == []
 
@@ -230,10 +230,10 @@ def whole(desk: Desk, server, before: tuple) -> None:
     here = desk.host_of(server).name
     until(lambda: names(desk, server) == {
         host.name: [f'/nova-{server.id}'] if host.name == here else []
-        for host in desk.cloud.hosts}, 20, f'one container, on {here}')
-    until(lambda: spools(desk) == [], 20, 'nothing lies in a spool')
+        for host in desk.cloud.hosts}, 60, f'one container, on {here}')
+    until(lambda: spools(desk) == [], 60, 'nothing lies in a spool')
     until(lambda: all(f'/{here}/' in path for path in desk.disks(server)),
-          20, 'its disks are nowhere else')
+          60, 'its disks are nowhere else')
 
 
 @pytest.fixture

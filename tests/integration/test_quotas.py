@@ -168,7 +168,7 @@ def test_a_resize_counts_both_sizes_until_it_is_confirmed(
     desk.wait(server, 'ACTIVE')
     less, ecu = needs(FLAVOR), 'class:CUSTOM_ECU'
     until(lambda: project.used()[ecu]
-          == counted[ecu] + more[ecu] - less[ecu], 10, 'only the new counts')
+          == counted[ecu] + more[ecu] - less[ecu], 60, 'only the new counts')
 
 
 def test_what_is_there_stays_when_the_quota_shrinks(

@@ -186,7 +186,7 @@ def delete(desk: Desk, name: str) -> None:
     """Delete servers, and wait until the scheduler counts none."""
     desk.delete(*desk.compute.servers(name=name))
     # Nova counts a server for a moment longer than its API shows it.
-    until(lambda: not any(map(desk.counted, desk.cloud.hosts)), 15,
+    until(lambda: not any(map(desk.counted, desk.cloud.hosts)), 60,
           'the hosts count no server')
 
 

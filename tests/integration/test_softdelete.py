@@ -29,5 +29,5 @@ def test_a_deleted_server_is_restored_or_goes_for_good(desk: Desk):
     desk.wait(server, 'SOFT_DELETED')
     desk.compute.delete_server(server, force=True)
     until(lambda: not desk.compute.find_server(server.id), 60, 'it is gone')
-    until(lambda: server.id not in desk.place().allocations, 10,
+    until(lambda: server.id not in desk.place().allocations, 60,
           'its allocations are gone')

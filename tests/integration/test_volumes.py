@@ -33,7 +33,7 @@ def volume(desk: Desk) -> Iterator[str]:
         storage.delete_volume(found.id)
         until(lambda: storage.find_volume(found.id) is None, 60,
               'volume gone')
-        until(lambda: state(desk) == before, 10, f'all as before: {before}')
+        until(lambda: state(desk) == before, 60, f'all as before: {before}')
 
 
 def state(desk: Desk) -> tuple[list[str], list[str], list[str]]:
@@ -186,7 +186,7 @@ def test_a_volume_outlives_rebuild_rescue_and_shelf(desk: Desk, volume: str):
     assert desk.inside(server, f'cat {NOTE}').strip() == 'kept'
     desk.compute.shelve_server(server)
     desk.wait(server, 'SHELVED_OFFLOADED', 120)
-    until(lambda: state(desk)[0] == [], 10, 'no loop device')
+    until(lambda: state(desk)[0] == [], 60, 'no loop device')
     desk.compute.unshelve_server(server)
     desk.wait(server, 'ACTIVE')
     assert desk.inside(server, f'cat {NOTE}').strip() == 'kept'

@@ -137,7 +137,7 @@ def interface(tenant: Tenant, own: str) -> None:
                    if '.' in each['ip_address'])
         tenant.says('server', 'add', 'port', 'walk', port['id'])
         assert f'inet {new}/24' in tenant.inside(own, 'ip addr show eth1')
-        until(lambda: tenant.inside(new, 'hostname') == 'walk\n', 20,
+        until(lambda: tenant.inside(new, 'hostname') == 'walk\n', 60,
               'it answers there too')
         tenant.says('server', 'remove', 'port', 'walk', port['id'])
         until(lambda: 'does not exist' in tenant.inside(

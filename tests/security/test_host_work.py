@@ -112,7 +112,7 @@ def test_a_flood_of_killed_processes_is_told_once(host, caplog):
             lan_fixture.wait_until(lambda: killed(host, hungry) >= 20, 60)
             host.dockerd.engine.stop(spec.container_name(other.uuid), 0)
             lan_fixture.wait_until(
-                lambda: (other.uuid, events.STOPPED) in told, 20)
+                lambda: (other.uuid, events.STOPPED) in told, 60)
         finally:
             feed.stop()
     lines = [record for record in caplog.records

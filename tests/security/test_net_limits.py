@@ -89,7 +89,7 @@ class Box:
         sampler = threading.Thread(target=sample)
         sampler.start()
         try:
-            assert begun.wait(10)
+            assert begun.wait(60)
             yield found
         finally:
             done.set()

@@ -51,7 +51,7 @@ def desk(dockerd, container):
     time.sleep(0.2)  # for the last viewer to give its client back
     drain(engine)
     drain(dockerd.engine)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while open_now() - before and time.monotonic() < deadline:
         time.sleep(0.05)
     assert sorted(open_now() - before) == []

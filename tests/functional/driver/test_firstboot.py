@@ -54,7 +54,7 @@ def welcome(host, instance, secret=None) -> None:
 def console(host, instance, words: str) -> str:
     return lan_fixture.wait_until(lambda: (
         text := host.containers.console(instance.uuid).decode(),
-        text if words in text else '')[1], 10)
+        text if words in text else '')[1], 60)
 
 
 def test_a_script_runs_once_and_is_heard(host):

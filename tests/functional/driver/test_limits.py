@@ -339,12 +339,12 @@ def test_who_looks_at_a_server_that_is_deleted_writes_nothing(
 
     def slow(guest, desired):
         looking.set()
-        assert go.wait(10)
+        assert go.wait(60)
         return enforce(guest, desired)
     monkeypatch.setattr(host.keeper.enforcer, 'enforce', slow)
     with futures.ThreadPoolExecutor() as pool:
         look = pool.submit(host.keeper.repair, uuid)
-        assert looking.wait(10)
+        assert looking.wait(60)
         deleted = pool.submit(host.containers.destroy, uuid)
         futures.wait([deleted], timeout=1)  # as far as it gets meanwhile
         go.set()

@@ -21,7 +21,7 @@ BUILD = (pathlib.Path(__file__).resolve().parents[3]
 DEBIAN_BOOT = 'ready, starting sshd'
 
 
-def wait_for(check, seconds=20):
+def wait_for(check, seconds=60):
     deadline = time.monotonic() + seconds
     while not (result := check()):
         assert time.monotonic() < deadline

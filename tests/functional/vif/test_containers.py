@@ -61,7 +61,7 @@ class Server:
         """Wait until the container's state is as given."""
         return lan_fixture.wait_until(
             lambda: wanted.items() <= self.container_state.items()
-            and self.container_state, timeout=15)
+            and self.container_state, timeout=60)
 
     def inside(self):
         """Return the NICs as processes in the container see them."""
