@@ -80,6 +80,13 @@ def watch(hosts: Iterable[host_manager.HostState]) -> None:
 
     A bound method in each would be a cycle, and there are thousands.
     """
+    # Nearly all are of one kind: what becomes of it is found out once.
+    seen: type | None = None
+    becomes: type | None = None
     for host in hosts:
-        if not isinstance(host, _Watched):
-            host.__class__ = _watched(type(host))
+        kind = type(host)
+        if kind is not seen:
+            seen = kind
+            becomes = None if issubclass(kind, _Watched) else _watched(kind)
+        if becomes:
+            host.__class__ = becomes

@@ -48,6 +48,8 @@ class EcuFilter(base.Filter):
             Pool.of, PER_CORE, RATIO)
         said = [found for rule in (_too_slow, _too_far_apart, _sold)
                 if any(found := rule(stats, pools, request))]
+        if len(said) == 1:
+            return said[0]
         return [next(filter(None, each), '')
                 for each in zip(*said, strict=True)]
 

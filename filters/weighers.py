@@ -131,8 +131,11 @@ class UsageWeigher(Weigher):
                 cpu, memory = claimed(host)
             else:
                 cpu, memory = used(host, stats, spec, believed)
-            step = _step(cpu if cpu > memory else memory)
-            weight = (FULL if fills else FREE)[step]
+            share = cpu if cpu > memory else memory
+            # Less than none is none; no call for each of thousands.
+            step = STEPS if share >= 1 else int(
+                share * STEPS + 0.5) if share > 0 else 0
+            weight = FULL[step] if fills else FREE[step]
             if name in turns:
                 recent = turns[name] * TURN
                 weight += recent if fills else -recent
@@ -143,13 +146,6 @@ class UsageWeigher(Weigher):
 def _believed_from() -> float:
     """Return the Unix time from which on a measurement is believed."""
     return time.time() - float(CONF.vcloud_scheduler.load_max_age)
-
-
-def _step(share: float) -> int:
-    """Return which step a share is; less than none is none."""
-    if share >= 1:
-        return STEPS
-    return int(share * STEPS + 0.5) if share > 0 else 0
 
 
 def fills_up(host: host_manager.HostState) -> bool:

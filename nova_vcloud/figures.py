@@ -12,6 +12,8 @@ import math
 from typing import Any
 from typing import NamedTuple
 
+#: A scheduler compares with it thousands of times: looked up once.
+_INF = math.inf
 #: As Nova keeps them.
 Stats = Mapping[str, Any] | None
 #: What reading a figure may raise: it is not there, or not a number.
@@ -52,19 +54,18 @@ def ecu_per_core(stats: Stats) -> float | None:
         found = float(stats['ecu_per_core'])  # type: ignore[index]
     except _UNREADABLE:
         return None
-    return found if 0 < found < math.inf else None
+    return found if 0 < found < _INF else None
 
 
 def ecu_sold(stats: Stats) -> tuple[float, float] | None:
     """Return (ECU in use, of so many), None if stats do not tell."""
     try:
-        used, total = (
-            float(stats['ecu_used']),  # type: ignore[index]
-            float(stats['ecu_total']))  # type: ignore[index]
+        used = float(stats['ecu_used'])  # type: ignore[index]
+        total = float(stats['ecu_total'])  # type: ignore[index]
     except _UNREADABLE:
         return None
     # NaN is not in any range.
-    return (used, total) if 0 <= used < math.inf and 0 < total < math.inf \
+    return (used, total) if 0 <= used < _INF and 0 < total < _INF \
         else None
 
 
@@ -106,15 +107,14 @@ def load(stats: Stats) -> tuple[float, float, int, float] | None:
     It is done for each host of a request, so it makes no object.
     """
     try:
-        cpu, memory, servers, time = (
-            float(stats['load_cpu']),  # type: ignore[index]
-            float(stats['load_memory']),  # type: ignore[index]
-            int(stats['load_servers']),  # type: ignore[index]
-            float(stats['load_time']))  # type: ignore[index]
+        cpu = float(stats['load_cpu'])  # type: ignore[index]
+        memory = float(stats['load_memory'])  # type: ignore[index]
+        servers = int(stats['load_servers'])  # type: ignore[index]
+        time = float(stats['load_time'])  # type: ignore[index]
     except _UNREADABLE:
         return None
-    if 0 <= cpu < math.inf and 0 <= memory < math.inf and servers >= 0 \
-            and 0 <= time < math.inf:
+    if 0 <= cpu < _INF and 0 <= memory < _INF and servers >= 0 \
+            and 0 <= time < _INF:
         return (cpu if cpu < 1 else 1.0, memory if memory < 1 else 1.0,
                 servers, time)
     return None
@@ -127,4 +127,4 @@ def number(value: Any) -> float | None:
     except (TypeError, ValueError, OverflowError):
         return None
     # NaN is not in any range.
-    return found if 0 <= found < math.inf else None
+    return found if 0 <= found < _INF else None
