@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a container has written gets whole into another one."""
 
+import fcntl
 import os
 import pathlib
+import struct
 import subprocess
 
 import dockerd as dockerd_fixture
@@ -162,3 +164,45 @@ def test_no_more_is_packed_than_was_announced(tmp_path):
     assert os.stat(tmp_path / 'layer.tar').st_size <= told < 20 << 20
     with pytest.raises(exception.MoveFailed, match='no directory'):
         layers.packed_size(str(tmp_path / 'none'))
+
+
+#: linux/fs.h: FS_IOC_GETFLAGS, FS_IOC_SETFLAGS; FS_IMMUTABLE_FL, FS_APPEND_FL
+GET, SET = 0x80086601, 0x40086602
+FLAGS = {'immutable': 0x10, 'append': 0x20}
+
+
+def flags(path: pathlib.Path, more: int = 0) -> int:
+    """Return the flags of a file, after some were added."""
+    with open(path, 'rb') as f:
+        found, = struct.unpack('l', fcntl.ioctl(f, GET, b'\0' * 8))
+        if more:
+            fcntl.ioctl(f, SET, struct.pack('l', found | more))
+            found, = struct.unpack('l', fcntl.ioctl(f, GET, b'\0' * 8))
+    return found & sum(FLAGS.values())
+
+
+def test_files_that_cannot_be_changed_arrive_so(dockerd, containers,
+                                                tmp_path):
+    """Of a server that may make them: overlayfs notes it in an attribute.
+
+    So the layer can be removed from the host as any other.
+    """
+    engine, archive = dockerd.engine, str(tmp_path / 'layer.tar')
+    source = containers('source')
+    engine.start('source')
+    inside(dockerd, 'source', 'echo text >/immutable; echo text >/append')
+
+    def root(name: str) -> pathlib.Path:
+        return pathlib.Path(
+            f'/proc/{engine.container(name)["State"]["Pid"]}/root')
+    for name, flag in FLAGS.items():
+        assert flags(root('source') / name, flag) == flag
+    layers.pack(layers.upper(source), [], archive)
+    target = containers('target')
+    layers.unpack([archive], layers.upper(target), layers.log(target), 1024)
+    engine.start('target')
+    for name, flag in FLAGS.items():
+        assert flags(root('target') / name) == flag
+        assert (root('target') / name).read_text() == 'text\n'
+    with pytest.raises(PermissionError):
+        (root('target') / 'immutable').unlink()
