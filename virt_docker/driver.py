@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from typing import Any
 
 from nova import context as nova_context
 from nova import exception as nova_exception
 from nova import objects
+from nova.compute import task_states
 import nova.conf
 from nova.image import glance
 from nova.virt import driver
@@ -50,6 +52,7 @@ from nova_vcloud.virt_docker import seed
 from nova_vcloud.virt_docker import snapshots
 from nova_vcloud.virt_docker import spec
 from nova_vcloud.virt_docker import startup
+from nova_vcloud.virt_docker import steps
 from nova_vcloud.virt_docker import transfer_rpc
 from nova_vcloud.virt_docker.volumes import connections
 
@@ -153,7 +156,9 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs,
             self._containers.claim_start, self._emit,
             self._containers.verify)
         self._leftovers = leftovers.Leftovers(
-            self._engine, CONF.host, self._remove_all)
+            self._engine, CONF.host, self._remove_all,
+            elsewhere=functools.partial(
+                leftovers.elsewhere, holds=factory.destination(CONF).holds))
         self._watch = watch.Watch(self._limits.keeper.sweep,
                                   CONF.qos.verify_interval)
 
@@ -399,6 +404,7 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs,
             self._moves.forget(instance.uuid)
             self._volumes.release(instance.uuid)
             self._ephemerals.remove(instance.uuid)
+            steps.reached('destroyed')
         except exception.EngineUnavailable as e:
             raise nova_exception.InstancePowerOffFailure(
                 reason='the Docker engine of the host does not answer; '
@@ -414,11 +420,6 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs,
                               instance=instance)
                 return
             raise nova_exception.InstancePowerOffFailure(reason=str(e)) from e
-
-    def _remove_all(self, uuid: str) -> None:
-        """Remove all there is here of a server that is deleted."""
-        self._containers.destroy(uuid, self._rescue.release)
-        self._forget_disks(uuid)
 
     def cleanup(self, context: nova_context.RequestContext,
                 instance: objects.Instance, network_info: Any,
@@ -450,6 +451,9 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs,
                  share_info: Any = None) -> None:
         """Start the server."""
         with self._nova_errors(instance):
+            if self._bring_in(context, instance, network_info,
+                              block_device_info):
+                return
             self._rescue.prepare(instance.uuid)
             self._have_volumes(instance, block_device_info)
             self._containers.start(instance, network_info)
@@ -465,6 +469,9 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs,
         timeout = self._stop_timeout(instance) \
             if reboot_type == 'SOFT' else 0
         with self._nova_errors(instance):
+            if self._bring_in(context, instance, network_info,
+                              block_device_info):
+                return
             self._rescue.prepare(instance.uuid)
             self._have_volumes(instance, block_device_info)
             self._containers.reboot(instance, network_info, timeout)
@@ -498,7 +505,12 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs,
             instance: objects.Instance, network_info: Any, share_info: Any,
             block_device_info: Any = None) -> None:
         """Start a server that ran before the host was rebooted."""
+        if instance.task_state == task_states.RESIZE_REVERTING:
+            return  # it goes on, and the server runs where that ends
         with self._nova_errors(instance):
+            if self._bring_in(context, instance, network_info,
+                              block_device_info):
+                return
             self._rescue.prepare(instance.uuid)
             self._have_volumes(instance, block_device_info)
             self._containers.resume(instance, network_info)

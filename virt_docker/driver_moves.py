@@ -16,9 +16,11 @@ from nova_vcloud.virt_docker import interrupted
 from nova_vcloud.virt_docker import moves
 from nova_vcloud.virt_docker import rebuilds
 from nova_vcloud.virt_docker import recovery
+from nova_vcloud.virt_docker import rescue
 from nova_vcloud.virt_docker import resize
 from nova_vcloud.virt_docker import snapshots
 from nova_vcloud.virt_docker import steps
+from nova_vcloud.virt_docker import unshelves
 from nova_vcloud.virt_docker.volumes import ephemeral
 
 LOG = log.getLogger(__name__)
@@ -31,6 +33,7 @@ class MoveVerbs(driver_volumes.VolumeVerbs):
     _recovery: recovery.Recovery
     _rebuilds: rebuilds.Rebuilds
     _snapshots: snapshots.Snapshots
+    _rescue: rescue.Rescue
 
     def check_can_live_migrate_destination(
             self, context: nova_context.RequestContext,
@@ -91,11 +94,32 @@ class MoveVerbs(driver_volumes.VolumeVerbs):
             if resize.stays(migration):
                 self._containers.resize(instance, instance.flavor,
                                         network_info)
+                steps.reached('resized')
             else:
                 self._moves.receive(
                     context, instance, disk_info, network_info, image_meta,
                     power_on, lambda folder, names: self._with_moved_disks(
                         instance, block_device_info, folder, names))
+
+    def _bring_in(self, context: nova_context.RequestContext,
+                  instance: objects.Instance, network_info: Any,
+                  block_device_info: Any) -> bool:
+        """Make a server whose move failed here, after it had come whole.
+
+        Nova leaves it an error on this host, which a hard reboot ends.
+
+        :returns: whether it was one; it runs then
+        """
+        manifest = self._moves.manifest(instance.uuid)
+        if manifest is None or self._moves.has_container(instance.uuid):
+            return False
+        LOG.warning('The move of the server to this host had failed; it is '
+                    'made of what has come', instance=instance)
+        self._moves.receive(
+            context, instance, manifest, network_info, instance.image_meta,
+            True, lambda folder, names: self._with_moved_disks(
+                instance, block_device_info, folder, names))
+        return True
 
     def confirm_migration(self, context: nova_context.RequestContext,
                           migration: objects.Migration,
@@ -124,12 +148,14 @@ class MoveVerbs(driver_volumes.VolumeVerbs):
             power_on: bool = True, share_info: Any = None) -> None:
         """Have the server as it was, wherever its move got to."""
         with self._nova_errors(instance):
+            steps.reached('reverting')
             if resize.stays(migration):
                 self._containers.resize(instance, instance.flavor,
                                         network_info)
             else:
                 self._have_volumes(instance, block_device_info)
                 self._containers.restore(instance, network_info, power_on)
+            steps.reached('reverted')
 
     def delete_instance_files(self, instance: objects.Instance) -> bool:
         """Remove what a move that failed has left of a deleted server."""
@@ -149,7 +175,10 @@ class MoveVerbs(driver_volumes.VolumeVerbs):
         self._recovery.begin(context, instances)
         interrupted.Interrupted(
             self._recovery.manager, self._containers.inspect,
-            self._undo_rebuild, self._run).begin(context, instances)
+            self._undo_rebuild, self._run, self._leave_rescue,
+            unshelves.Unshelves(self._recovery.manager,
+                                self._containers.running, self._remove_all),
+            self._host.name).begin(context, instances)
         self._snapshots.remove_pending()
         return instances
 
@@ -166,6 +195,19 @@ class MoveVerbs(driver_volumes.VolumeVerbs):
         self._rebuilds.give_back_image(
             nova_context.get_nova_service_user_context(), instance)
         self._run(context, instance)
+
+    def _leave_rescue(self, context: nova_context.RequestContext,
+                      instance: objects.Instance) -> None:
+        """Have a server as it was before it was rescued."""
+        self._containers.unpark(instance.uuid)
+        # Its disk is the container's alone before that starts.
+        self._rescue.release(instance.uuid)
+        self._run(context, instance)
+
+    def _remove_all(self, uuid: str) -> None:
+        """Remove all there is here of a server."""
+        self._containers.destroy(uuid, self._rescue.release)
+        self._forget_disks(uuid)
 
     def _run(self, context: nova_context.RequestContext,
              instance: objects.Instance) -> None:

@@ -158,6 +158,13 @@ def other_hosts(conf: cfg.ConfigOpts) -> transport.Hosts:
                            own.transfer_timeout)
 
 
+def destination(conf: cfg.ConfigOpts) -> transfer_rpc.Destination:
+    """Return what asks nova-compute of other hosts."""
+    # Not before it is used: a command of Nova knows no such options.
+    return transfer_rpc.Destination(patience=lambda: (
+        conf.long_rpc_timeout, conf.rpc_response_timeout))
+
+
 def moves_of(conf: cfg.ConfigOpts, docker: Engine,
              servers: containers.Containers, store: images.ImageStore,
              image_api: glance.API, others: transport.Hosts,
@@ -166,7 +173,7 @@ def moves_of(conf: cfg.ConfigOpts, docker: Engine,
     own = conf.vcloud_migration
     return moves.Moves(
         docker, servers, store, own.method, own.spool_path, others.remote,
-        transfer_rpc.Destination(),
+        destination(conf),
         lambda context, image: images.known(image_api, context, image),
         conf.docker.log_max_files, conf.docker.log_max_size_kib << 10,
         own.engine_wait, ephemerals)

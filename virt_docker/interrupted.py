@@ -21,6 +21,7 @@ from nova.compute import vm_states
 from oslo_log import log
 
 from nova_vcloud import exception
+from nova_vcloud.virt_docker import unshelves
 
 LOG = log.getLogger(__name__)
 
@@ -37,6 +38,9 @@ FREEZES = {
     task_states.RESUMING: (vm_states.SUSPENDED, vm_states.ACTIVE)}
 #: These leave the server as it is.
 HARMLESS = (task_states.UPDATING_PASSWORD, task_states.SHELVING_OFFLOADING)
+#: The end of each is the server as its own container is.
+RESCUES = {task_states.RESCUING: 'it is not rescued',
+           task_states.UNRESCUING: 'it runs from its own disk again'}
 #: What Nova calls the part of compute hosts in adding an interface.
 ATTACH = 'compute_attach_interface'
 #: Newest actions of a server that are looked at.
@@ -52,19 +56,28 @@ class Interrupted:
     :param inspect: the engine's description of a server's container, by UUID
     :param undo_rebuild: has a server as it was before its rebuild
     :param start: has a server run that should
+    :param leave_rescue: has a server as it was before it was rescued
+    :param ended: ends of unshelves
+    :param host: nova-compute's host name
     """
 
     def __init__(self, manager: Any, inspect: Callable[[str], dict[str, Any]],
-                 undo_rebuild: Step, start: Step) -> None:
+                 undo_rebuild: Step, start: Step, leave_rescue: Step,
+                 ended: unshelves.Unshelves, host: str) -> None:
         self._manager = manager
         self._inspect = inspect
         self._undo_rebuild = undo_rebuild
         self._start = start
+        self._leave_rescue = leave_rescue
+        self._unshelves = ended
+        self._host = host
 
     def begin(self, context: nova_context.RequestContext,
               instances: objects.InstanceList) -> None:
         """Look at the servers of a host whose nova-compute starts."""
-        for instance in instances:
+        lost = unshelves.without_host(context, lambda instance: _cut_off(
+            context, instance, self._host, unshelves.EVENT))
+        for instance in (*instances, *lost):
             try:
                 self._look(context, instance)
             except Exception:
@@ -82,6 +95,15 @@ class Interrupted:
             self._go_on(context, instance, 'it is not shelved')
         elif task in FREEZES:
             self._end_freeze(context, instance)
+        elif task in RESCUES:
+            self._end_rescue(context, instance)
+        elif task in unshelves.TASKS \
+                and instance.vm_state == vm_states.SHELVED_OFFLOADED:
+            LOG.warning('nova-compute ended during an unshelve',
+                        instance=instance)
+            tell(context, instance, 'nova-compute of the host ended during '
+                 f'"{task}": {self._unshelves.end(context, instance)}',
+                 host=self._host)
         elif task in HARMLESS:
             self._go_on(context, instance, 'it may be asked for again')
         elif task is None and instance.vm_state in (
@@ -101,6 +123,22 @@ class Interrupted:
         self._undo_rebuild(context, instance)
         self._go_on(context, instance, 'it is as its container is')
 
+    def _end_rescue(self, context: nova_context.RequestContext,
+                    instance: objects.Instance) -> None:
+        """Have a server run from its own disk, however far the task got."""
+        result = RESCUES[instance.task_state]
+        try:
+            if instance.vm_state != vm_states.STOPPED:
+                instance.vm_state = vm_states.ACTIVE
+            self._leave_rescue(context, instance)
+        except Exception:
+            # Else nobody could reboot it.
+            LOG.exception('The server cannot be run from its own disk',
+                          instance=instance)
+            instance.vm_state = vm_states.ERROR
+            result = 'it could not be started, a hard reboot tries again'
+        self._go_on(context, instance, result)
+
     def _end_freeze(self, context: nova_context.RequestContext,
                     instance: objects.Instance) -> None:
         """Let Nova's record be what the container is."""
@@ -116,7 +154,7 @@ class Interrupted:
 
         Neutron has a port before Nova notes it.
         """
-        if not _cut_off(context, instance, ATTACH):
+        if not _cut_off(context, instance, self._host, ATTACH):
             return
         network = self._manager.network_api
         LOG.warning('An interface was being added to the server; it gets what '
@@ -140,13 +178,15 @@ class Interrupted:
 
 
 def tell(context: nova_context.RequestContext, instance: objects.Instance,
-         words: str, event: str = 'compute_interrupted') -> None:
+         words: str, event: str = 'compute_interrupted',
+         host: str | None = None) -> None:
     """Note with the last action of a server that it was cut off.
 
     :param event: its name; Nova ends the first one of a name
+    :param host: of the server, if it has none any more
     """
     reporter = compute_utils.EventReporter(
-        context, event, instance.host, instance.uuid)
+        context, event, host or instance.host, instance.uuid)
     try:
         reporter.__enter__()
         try:
@@ -160,8 +200,8 @@ def tell(context: nova_context.RequestContext, instance: objects.Instance,
 
 
 def _cut_off(context: nova_context.RequestContext,
-             instance: objects.Instance, name: str) -> bool:
-    """Tell whether this host has begun an event, and not ended it."""
+             instance: objects.Instance, host: str, name: str) -> bool:
+    """Tell whether a host has begun an event, and not ended it."""
     actions = objects.InstanceActionList.get_by_instance_uuid(
         context, instance.uuid, limit=ACTIONS)
     for action in actions:
@@ -169,7 +209,7 @@ def _cut_off(context: nova_context.RequestContext,
             continue
         events = objects.InstanceActionEventList.get_by_action(
             context, action.id)
-        if any(event.event == name and event.host == instance.host
+        if any(event.event == name and event.host == host
                and event.finish_time is None for event in events):
             return True
     return False

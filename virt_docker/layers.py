@@ -156,6 +156,38 @@ def packed_size(path: str) -> int:
 
 
 @privsep.disk.entrypoint
+def needs(path: str) -> tuple[int, int]:
+    """Return what a copy of a directory takes: bytes, and inodes.
+
+    What has several names is counted once.
+
+    :raises MoveFailed: as of :func:`listing.lines`
+    """
+    size = entries = 0
+    linked: set[bytes] = set()
+    for line in listing.lines(path, '%y %n %i %b'):
+        kind, names, inode, blocks, _path = line.split(b' ', 4)
+        if kind != b'd' and names != b'1':
+            if inode in linked:
+                continue
+            linked.add(inode)
+        size += 512 * int(blocks)
+        entries += 1
+    return size, entries
+
+
+@privsep.disk.entrypoint
+def room(path: str) -> tuple[int, int | None]:
+    """Return the bytes and inodes that are free where a directory is.
+
+    :returns: None for inodes where they are not counted
+    """
+    found = os.statvfs(path)
+    return (found.f_bavail * found.f_frsize,
+            found.f_favail if found.f_files else None)
+
+
+@privsep.disk.entrypoint
 def pack(layer: str, logs: list[str], sink: str, live: bool = False,
          ids: Ids = None) -> None:
     """Write a tar of a layer and of console logs.

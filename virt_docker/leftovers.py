@@ -8,13 +8,17 @@ were deleted behind this host's back.
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Mapping
 import contextlib
 import re
 import time
+from typing import Any
 
 from nova import context as nova_context
 from nova import exception as nova_exception
 from nova import objects
+from nova.compute import vm_states
 from oslo_log import log
 from oslo_utils import timeutils
 
@@ -31,6 +35,8 @@ INTERVAL = 60.0  # seconds
 #: Seconds for which a server has to be deleted before it is removed here:
 #: Nova notes that after it has had the host remove it.
 GRACE = 120.0
+#: States of a container that has processes.
+RUNNING = ('running', 'paused', 'restarting')
 _ID = re.compile('[0-9a-f]{64}')
 
 
@@ -67,6 +73,53 @@ def _age(instance: objects.Instance) -> float:
         timeutils.normalize_time(instance.deleted_at), timeutils.utcnow()))
 
 
+#: Of Nova's record of a move, once it has ended.
+ENDED = ('confirmed', 'reverted', 'error', 'failed', 'completed',
+         'cancelled')
+#: A server in these has all it has on the host that Nova names for it.
+WHOLE = (vm_states.ACTIVE, vm_states.STOPPED, vm_states.PAUSED,
+         vm_states.SUSPENDED, vm_states.RESCUED, vm_states.SHELVED)
+
+Holds = Callable[[nova_context.RequestContext, str, str], bool]
+
+
+def elsewhere(uuids: set[str], host: str, holds: Holds) -> set[str]:
+    """Return those of some servers that live on other hosts, whole.
+
+    What a move that failed at its end has left here is all that there is of
+    a server until the other host has it: that host is asked. One that is
+    shelved, and nowhere, is in its image.
+
+    :param host: where something is left of them
+    :param holds: tells whether a host has a server, of (context, host, uuid)
+    """
+    context = nova_context.get_admin_context()
+    found = set()
+    for uuid in uuids:
+        try:
+            instance = objects.Instance.get_by_uuid(context, uuid,
+                                                    expected_attrs=[])
+        except nova_exception.InstanceNotFound:
+            continue
+        if instance.task_state is not None or instance.host == host \
+                or _moves(context, uuid, host):
+            continue
+        if instance.vm_state == vm_states.SHELVED_OFFLOADED or (
+                instance.vm_state in WHOLE and instance.host
+                and holds(context, instance.host, uuid)):
+            found.add(uuid)
+    return found
+
+
+def _moves(context: nova_context.RequestContext, uuid: str,
+           host: str) -> bool:
+    """Tell whether a server has a move, of this host, that has not ended."""
+    return any(host in (move.source_compute, move.dest_compute)
+               and move.status not in ENDED
+               for move in objects.MigrationList.get_by_filters(
+                   context, {'instance_uuid': uuid}))
+
+
 class Leftovers:
     """Looks for leftovers of this host, and removes them.
 
@@ -74,6 +127,8 @@ class Leftovers:
     :param remove: removes all that this host has of a server
     :param gone: says which of some servers, on a host, Nova has deleted, and
         for how long (seconds)
+    :param elsewhere: says which of some servers live on other hosts than
+        this one
     :param interval: seconds between looks
     """
 
@@ -81,11 +136,15 @@ class Leftovers:
                  remove: Callable[[str], object],
                  gone: Callable[[set[str], str], dict[str, float]]
                  = deleted,
+                 elsewhere: Callable[[set[str], str], set[str]]
+                 = lambda _uuids, _host: set(),
                  interval: float = INTERVAL) -> None:
         self._engine = engine
         self._host = host
         self._remove = remove
         self._gone = gone
+        self._elsewhere = elsewhere
+        self._left: set[str] = set()
         self._seen: dict[str, float] = {}
         self._watch = watch.Watch(self.look, interval, at_once=True)
 
@@ -104,7 +163,24 @@ class Leftovers:
         """
         for late in self._engine.late.all():
             self._end(late)
-        self._end_deleted()
+        containers = self._engine.containers(spec.own_labels(self._host))
+        self._end_deleted({each['Labels'][spec.LABEL_UUID]
+                           for each in containers})
+        self._end_left(containers)
+
+    def _end_left(self, containers: Iterable[Mapping[str, Any]]) -> None:
+        """Remove servers that have left, and nothing of which runs here.
+
+        Of those that this look and the one before has found.
+        """
+        runs = {each['Labels'][spec.LABEL_UUID] for each in containers
+                if each['State'] in RUNNING}
+        rest = {each['Labels'][spec.LABEL_UUID]
+                for each in containers} - runs
+        found = self._elsewhere(rest, self._host) if rest else set()
+        for uuid in found & self._left:
+            self._end_one(uuid, 'lives on another host')
+        self._left = found
 
     def _end(self, late: Late) -> None:
         """Remove what has come late; note it once it is gone."""
@@ -137,9 +213,7 @@ class Leftovers:
                      'after nobody waited for it any more', late.name)
         return True
 
-    def _end_deleted(self) -> None:
-        found = {container['Labels'][spec.LABEL_UUID] for container in
-                 self._engine.containers(spec.own_labels(self._host))}
+    def _end_deleted(self, found: set[str]) -> None:
         gone = self._gone(found, self._host) if found else {}
         for uuid in self._seen.keys() - gone:
             del self._seen[uuid]
@@ -147,15 +221,16 @@ class Leftovers:
         for uuid, age in gone.items():
             # A host that is started again and again has not seen it for long.
             if max(age, now - self._seen.setdefault(uuid, now)) >= GRACE:
-                self._end_one(uuid)
+                self._end_one(uuid, 'is deleted')
 
-    def _end_one(self, uuid: str) -> None:
+    def _end_one(self, uuid: str, why: str) -> None:
         """Remove a server; that it fails keeps no other one."""
-        LOG.warning('Removing what is left here of server %s, which is '
-                    'deleted', uuid)
+        LOG.warning('Removing what is left here of server %s, which %s',
+                    uuid, why)
         try:
             self._remove(uuid)
         except Exception:
             # Of the kernel's and of Nova's, too: that a mount is in use, that
             # a link does not go.
-            LOG.exception('Cannot remove deleted server %s, will retry', uuid)
+            LOG.exception('Cannot remove server %s, which %s; will retry',
+                          uuid, why)

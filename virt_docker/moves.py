@@ -34,6 +34,7 @@ from nova_vcloud.virt_docker import images
 from nova_vcloud.virt_docker import layers
 from nova_vcloud.virt_docker import precopy
 from nova_vcloud.virt_docker import received
+from nova_vcloud.virt_docker import rehearsal
 from nova_vcloud.virt_docker import spec
 from nova_vcloud.virt_docker import steps
 from nova_vcloud.virt_docker import transport
@@ -111,6 +112,16 @@ class Destination(Protocol):
         :param size: bytes of all files, at most
         :param files: their names
         :raises MoveFailed: it does not want it, or cannot be asked
+        """
+
+    def rehearse(self, context: nova_context.RequestContext,
+                 instance: objects.Instance, size: int, entries: int
+                 ) -> None:
+        """Have it try to make a server of what it was sent so far.
+
+        :param size: bytes that the server has written
+        :param entries: files and directories of those
+        :raises MoveFailed: it could not, or cannot be asked
         """
 
     def abandon(self, context: nova_context.RequestContext,
@@ -196,10 +207,14 @@ class Moves:
             steps.reached('announced')
             try:
                 with self._loaded(container, delivery, data, ran) as rest:
+                    if ran:
+                        self._rehearsed(context, instance, container, data)
                     self._servers.stop(uuid, timeout)
                     steps.reached('stopped')
                     detach()
                     rest()
+                if not ran:
+                    self._rehearsed(context, instance, container, data)
                 self._disks.send(uuid, delivery)
                 steps.reached('sent')
                 self._servers.leave(uuid)
@@ -214,6 +229,17 @@ class Moves:
                         instance, network_info, ran))
                 raise
         return manifest
+
+    def _rehearsed(self, context: nova_context.RequestContext,
+                   instance: objects.Instance, container: dict[str, Any],
+                   data: MigrationData) -> None:
+        """Have the other host try all that it can with what it has by now.
+        """
+        needs = (self._engine.container_size(container['Id']), 0) \
+            if data.method == 'image' else layers.needs(
+                layers.upper(container))
+        self._destination.rehearse(context, instance, *needs)
+        steps.reached('rehearsed')
 
     @contextlib.contextmanager
     def _announced(self, context: nova_context.RequestContext,
@@ -335,6 +361,62 @@ class Moves:
             raise exception.MoveFailed(str(e)) from e
         return token
 
+    def rehearse(self, context: nova_context.RequestContext,
+                 instance: objects.Instance, size: int, entries: int
+                 ) -> None:
+        """Try to make a server of what has come so far, and remove it.
+
+        All is tried but its NICs, its volumes and its start: that its name
+        is free, its image and limits, its devices, and what it has written
+        on a root disk such as it would have.
+
+        :param instance: as it would be here
+        :param size: bytes that it has written
+        :param entries: files and directories of those
+        :raises MoveFailed: with the reason; so do others of ours and Nova's
+        """
+        text = self.manifest(instance.uuid)
+        if text is None:
+            raise exception.MoveFailed('nothing has come of the server')
+        try:
+            self._rehearse(context, instance, MigrationData.from_text(text),
+                           size, entries)
+        except exception.EngineUnavailable as e:
+            raise exception.MoveFailed(
+                f'its Docker engine does not answer: {e}') from e
+
+    def _rehearse(self, context: nova_context.RequestContext,
+                  instance: objects.Instance, data: MigrationData,
+                  size: int, entries: int) -> None:
+        info = self._engine.info()
+        rehearsal.check_room('the Docker engine', info['DockerRootDir'],
+                             size + spools.RESERVE, entries)
+        # What an earlier move left, and would be taken for the server.
+        self._servers.destroy(instance.uuid)
+        if data.method == 'image':
+            return  # which comes after the stop
+        with steps.within('rehearsal'):
+            try:
+                self._try_unload(context, instance, data, size, entries)
+            finally:
+                self._servers.destroy(instance.uuid)
+
+    def _try_unload(self, context: nova_context.RequestContext,
+                    instance: objects.Instance, data: MigrationData,
+                    size: int, entries: int) -> None:
+        tag = self._image(context, instance, data, instance.image_meta)
+        unpack = self._unpacker(precopy.arrived(
+            self._spool.folder(instance.uuid)))
+
+        def fill(name: str) -> None:
+            rehearsal.check_room(
+                'the root disk that the server would have',
+                layers.upper(self._engine.container(name)), size, entries)
+            unpack(name)
+
+        self._servers.adopt(instance, tag, data.image_id, [], False,
+                            data.application, fill)
+
     def abandoned(self, uuid: str, migration: str) -> None:
         """Remove what came for a move that the other host has given up.
 
@@ -342,7 +424,7 @@ class Moves:
         """
         admission = self._spool.admission(uuid)
         if admission and admission.migration == migration:
-            self.drop(uuid)
+            self.forget(uuid)
 
     def receive(self, context: nova_context.RequestContext,
                 instance: objects.Instance, manifest: str, network_info: Any,
@@ -382,6 +464,18 @@ class Moves:
             LOG.error('Invalid migration data of server %s: %s', uuid, e)
             return None
 
+    def holds(self, uuid: str) -> bool:
+        """Tell whether a server is on this host, whole."""
+        return not self.arriving(uuid) and uuid in self._servers.list()
+
+    def has_container(self, uuid: str) -> bool:
+        """Tell whether a server has one here, put aside or not."""
+        try:
+            self._servers.inspect(uuid)
+        except exception.ContainerNotFound:
+            return False
+        return True
+
     def waiting(self) -> list[str]:
         """Return the servers of which something lies in the spool."""
         return self._spool.waiting()
@@ -403,8 +497,18 @@ class Moves:
         folder = self._spool.folder(instance.uuid)
         tag = self._image(context, instance, data, image_meta)
         steps.reached('base')
-        sources = precopy.arrived(folder)
+        fill = self._unpacker(precopy.arrived(folder))
+        # What an earlier attempt left, and would use them.
+        self._servers.destroy(instance.uuid)
+        with disks(folder, data.disks):
+            steps.reached('disks')
+            self._servers.adopt(instance, tag, data.image_id, network_info,
+                                power_on, data.application, fill)
+        steps.reached('arrived')
 
+    def _unpacker(self, sources: list[str]) -> Callable[[str], None]:
+        """Return what fills a container, of its name, from files that came.
+        """
         def fill(name: str) -> None:
             container = self._engine.container(name)
             if sources:
@@ -413,14 +517,7 @@ class Moves:
                               2 * self._log_files * self._log_size,
                               userns.of_engine(self._engine.info()))
             steps.reached('unpacked')
-
-        # What an earlier attempt left, and would use them.
-        self._servers.destroy(instance.uuid)
-        with disks(folder, data.disks):
-            steps.reached('disks')
-            self._servers.adopt(instance, tag, data.image_id, network_info,
-                                power_on, data.application, fill)
-        steps.reached('arrived')
+        return fill
 
     def _image(self, context: nova_context.RequestContext,
                instance: objects.Instance, data: MigrationData,

@@ -33,6 +33,11 @@ GRACE = 120
 #: Newest confirmed moves that are looked at for what is left of them.
 RECENT = 100
 
+#: Methods of Nova's that are asked for again: (name, task, status).
+ONCE = (('finish_resize', task_states.RESIZE_MIGRATED, None),
+        ('revert_resize', task_states.RESIZE_REVERTING, 'reverting'),
+        ('finish_revert_resize', task_states.RESIZE_REVERTING, None))
+
 Step = Callable[[nova_context.RequestContext, objects.Instance,
                  objects.Migration], None]
 
@@ -52,6 +57,8 @@ class Recovery:
         self._seen: dict[str, float] = {}
         if manager is not None:
             confirm_once(manager)
+            for name, task, status in ONCE:
+                only_while(manager, name, task, status)
 
     @property
     def manager(self) -> Any:
@@ -65,22 +72,26 @@ class Recovery:
             try:
                 if instance.task_state == task_states.RESIZE_MIGRATING:
                     self._stay(context, instance)
-                elif (instance.task_state == task_states.RESIZE_FINISH
-                      and self._moves.manifest(instance.uuid)):
+                elif instance.task_state == task_states.RESIZE_FINISH:
                     self._arrive(context, instance)
+                elif instance.task_state == task_states.RESIZE_MIGRATED:
+                    self._finish_here(context, instance)
+                elif instance.task_state == task_states.RESIZE_REVERTING:
+                    self._revert(context, instance)
             except Exception:
                 # It must not keep the host from starting.
                 LOG.exception('The move of the server could not be ended',
                               instance=instance)
         for status, end in (('confirming', self._confirm),
-                            ('confirmed', self._end_confirmed)):
+                            ('confirmed', self._end_confirmed),
+                            ('reverted', self._come_back)):
             try:
                 moves_from_here = objects.MigrationList.get_by_filters(
                     context, {'source_compute': self._host, 'status': status},
                     sort_keys=['updated_at', 'id'], sort_dirs=['desc', 'desc'],
                     limit=RECENT)
             except Exception:
-                LOG.exception('Cannot list migrations being confirmed')
+                LOG.exception('Cannot list migrations (%s)', status)
                 continue
             for move in moves_from_here:
                 if move.migration_type in ('migration', 'resize'):
@@ -88,7 +99,7 @@ class Recovery:
 
     def _end_one(self, context: nova_context.RequestContext,
                  move: objects.Migration, end: Step) -> None:
-        """End a move from here that is at a point of its confirm."""
+        """End a move from here that is at a point of its end."""
         try:
             end(context, objects.Instance.get_by_uuid(
                 context, move.instance_uuid, expected_attrs=[
@@ -97,7 +108,7 @@ class Recovery:
         except nova_exception.InstanceNotFound:
             return
         except Exception:
-            LOG.exception('Failed to resume the confirm of migration %s',
+            LOG.exception('Failed to resume the end of migration %s',
                           move.uuid)
 
     def _confirm(self, context: nova_context.RequestContext,
@@ -133,6 +144,43 @@ class Recovery:
         self._manager._delete_allocation_after_move(  # noqa: SLF001
             context, instance, move)
         self._manager._delete_stashed_flavor_info(instance)  # noqa: SLF001
+
+    def _revert(self, context: nova_context.RequestContext,
+                instance: objects.Instance) -> None:
+        """Have Nova go on to revert a move, on the host that it is at.
+
+        Until a server is off the host that it had moved to it is there by
+        Nova's records, and then the move is noted as reverted.
+        """
+        move = resize.of(context, instance)
+        if move is None:
+            # All was done, but to say so.
+            move = objects.MigrationList.get_by_filters(
+                context, {'instance_uuid': instance.uuid,
+                          'status': 'reverted'}, sort_keys=['id'],
+                sort_dirs=['desc'], limit=1)[0]
+        if move.status == 'reverting' and move.dest_compute == self._host:
+            LOG.warning('The revert of the migration was interrupted: it '
+                        'goes on', instance=instance)
+            self._manager.compute_rpcapi.revert_resize(
+                context, instance, move, self._host,
+                objects.RequestSpec.get_by_instance_uuid(
+                    context, instance.uuid))
+        else:
+            self._come_back(context, instance, move)
+
+    def _come_back(self, context: nova_context.RequestContext,
+                   instance: objects.Instance,
+                   move: objects.Migration) -> None:
+        """Have Nova end a revert on the host that the server had left."""
+        if (instance.task_state != task_states.RESIZE_REVERTING
+                or move.status != 'reverted'):
+            return
+        LOG.warning('The revert of the migration was interrupted: it is '
+                    'finished on %s', move.source_compute, instance=instance)
+        self._manager.compute_rpcapi.finish_revert_resize(
+            context, instance, move, move.source_compute,
+            objects.RequestSpec.get_by_instance_uuid(context, instance.uuid))
 
     def look(self) -> None:
         """Look, now and then, at what has come for servers.
@@ -173,12 +221,17 @@ class Recovery:
         if here and instance.task_state in (
                 task_states.RESIZE_MIGRATED, task_states.RESIZE_FINISH):
             self._arrive(context, instance)
+        elif here and not self._moves.has_container(uuid):
+            pass  # all that there is of it: a hard reboot makes the server
         elif instance.task_state not in (
                 task_states.RESIZE_PREP, task_states.RESIZE_MIGRATING) \
                 and instance.vm_state != vm_states.ERROR:
             LOG.info('Removing what came for a server that is not to be '
                      'here', instance=instance)
-            self._moves.drop(uuid)
+            if here:
+                self._moves.drop(uuid)
+            else:
+                self._moves.forget(uuid)
         self._seen.pop(uuid, None)
 
     def _stay(self, context: nova_context.RequestContext,
@@ -196,12 +249,26 @@ class Recovery:
         self._manager._revert_allocation(  # noqa: SLF001 - as Nova fails
             context, instance, migration)
 
+    def _finish_here(self, context: nova_context.RequestContext,
+                     instance: objects.Instance) -> None:
+        """Have Nova finish a resize of a server that stays.
+
+        What comes from another host is looked at later: that may ask, too.
+        """
+        migration = resize.of(context, instance)
+        if migration is not None and resize.stays(migration):
+            self._arrive(context, instance)
+
     def _arrive(self, context: nova_context.RequestContext,
                 instance: objects.Instance) -> None:
         """Have Nova finish a move again, from the beginning."""
         migration = resize.of(context, instance)
-        manifest = self._moves.manifest(instance.uuid)
-        if migration is None or manifest is None:
+        if migration is None:
+            return
+        # What the driver tells Nova of one that stays.
+        manifest = '' if resize.stays(migration) \
+            else self._moves.manifest(instance.uuid)
+        if manifest is None:
             return
         LOG.warning('The move of the server to this host was cut off; it is '
                     'finished now', instance=instance)
@@ -217,6 +284,38 @@ class Recovery:
             utils.get_image_from_system_metadata(instance.system_metadata),
             manifest, self._host,
             objects.RequestSpec.get_by_instance_uuid(context, instance.uuid))
+
+
+def only_while(manager: Any, name: str, task: str,
+               status: str | None) -> None:
+    """Have Nova do one part of a move only while it is to be done.
+
+    A request that has waited for this host, and the one that is sent when a
+    host starts, would be two: of the second Nova makes an error of the
+    server.
+
+    :param manager: Nova's ComputeManager
+    :param name: of its method
+    :param task: that the server is in until it is done
+    :param status: of the move; None for any
+    """
+    handle = getattr(manager, name)
+
+    @functools.wraps(handle)
+    def guarded(context: nova_context.RequestContext, **words: Any) -> None:
+        uuid, move = words['instance'].uuid, words['migration']
+        with lockutils.lock(f'{name}-{uuid}', 'nova-vcloud-'):
+            now = objects.Instance.get_by_uuid(context, uuid,
+                                               expected_attrs=[])
+            if now.task_state != task or (
+                    status is not None and status !=
+                    objects.Migration.get_by_id(context, move.id).status):
+                LOG.info('%s was asked for again', name,
+                         instance=words['instance'])
+                return
+            handle(context, **words)
+
+    setattr(manager, name, guarded)
 
 
 def confirm_once(manager: Any) -> None:

@@ -15,6 +15,7 @@ from nova_vcloud.engine import Engine
 from nova_vcloud.virt_docker import containers
 from nova_vcloud.virt_docker import layers
 from nova_vcloud.virt_docker import spec
+from nova_vcloud.virt_docker import steps
 
 #: Where the rescue system sees the disk of the server.
 MOUNT_POINT = '/mnt'
@@ -46,6 +47,7 @@ class Rescue:
                 seed, 0, lambda old: [
                     f'{self._mount(instance.uuid, old)}:{MOUNT_POINT}'])
             undo.pop_all()
+        steps.reached('rescued')
 
     def end(self, instance: objects.Instance, network_info: Any,
             timeout: int) -> None:
@@ -54,8 +56,10 @@ class Rescue:
         :param timeout: seconds between the stop signal and SIGKILL
         """
         self._servers.stop(instance.uuid, timeout)
+        steps.reached('unrescue')
         self.release(instance.uuid)
         self._servers.restore(instance, network_info, power_on=True)
+        steps.reached('unrescued')
 
     def prepare(self, uuid: str) -> None:
         """Mount a disk again that was, before the host was rebooted."""

@@ -26,7 +26,10 @@ from nova_vcloud.virt_docker import resize
 LOG = log.getLogger(__name__)
 
 NAMESPACE = 'vcloud'
-VERSION = '1.0'
+#: History: 1.1 adds rehearse_transfer and holds_server.
+VERSION = '1.1'
+#: Of the calls that each release answers.
+_FIRST = '1.0'
 
 
 class Endpoint:
@@ -61,6 +64,32 @@ class Endpoint:
             LOG.warning('Server %s is not admitted: %s', instance_uuid, e)
             return {'refused': str(e)}
 
+    def rehearse_transfer(self, context: nova_context.RequestContext,
+                          instance_uuid: str, size: int, entries: int
+                          ) -> dict[str, str]:
+        """Try what can be tried before a server stops elsewhere.
+
+        :param size: bytes that it has written
+        :param entries: files and directories of those
+        :returns: the reason why it cannot come here; {} when it can
+        """
+        try:
+            self._migration(instance_uuid)
+            self._moves.rehearse(context, _as_it_would_be(instance_uuid),
+                                 int(size), int(entries))
+        except Exception as e:
+            # Whatever it is, it would be the same once the server has gone.
+            LOG.warning('Server %s cannot come here: %s', instance_uuid, e,
+                        exc_info=not isinstance(
+                            e, exception.NovaVcloudException))
+            return {'refused': str(e) or repr(e)}
+        return {}
+
+    def holds_server(self, context: nova_context.RequestContext,
+                     instance_uuid: str) -> bool:
+        """Tell whether a server has a container here that is its own."""
+        return self._moves.holds(instance_uuid)
+
     def abandon_transfer(self, context: nova_context.RequestContext,
                          instance_uuid: str, migration_uuid: str) -> None:
         """Remove what came of a server that stays where it was."""
@@ -86,6 +115,15 @@ class Endpoint:
         return migration
 
 
+def _as_it_would_be(uuid: str) -> objects.Instance:
+    """Return a server with the flavor that its move would give it."""
+    instance = objects.Instance.get_by_uuid(
+        nova_context.get_admin_context(), uuid, expected_attrs=[
+            'system_metadata', 'metadata', 'flavor', 'migration_context'])
+    instance.flavor = instance.new_flavor or instance.flavor
+    return instance
+
+
 def _address(migration: objects.Migration) -> str:
     """Return ``my_ip`` of the host that a server leaves."""
     return str(objects.ComputeNode.get_by_host_and_nodename(
@@ -107,11 +145,15 @@ class Destination:
     """nova-compute of the host that a server goes to.
 
     :param client: makes a client of a target; Nova's own, unless given
+    :param patience: tells the seconds for what it has to try, and those in
+        which it must say that it is still at it
     """
 
-    def __init__(self, client: Callable[[Any], Any] = rpc.get_client
-                 ) -> None:
+    def __init__(self, client: Callable[[Any], Any] = rpc.get_client,
+                 patience: Callable[[], tuple[int, int]]
+                 = lambda: (1800, 60)) -> None:
         self._client = client
+        self._patience = patience
 
     def admit(self, context: nova_context.RequestContext,
               instance: objects.Instance, size: int,
@@ -122,7 +164,7 @@ class Destination:
         """
         migration = _move_of(context, instance)
         try:
-            answer = self._calls(migration).call(
+            answer = self._calls(migration.dest_compute).call(
                 context, 'admit_transfer', instance_uuid=instance.uuid,
                 size=size, files=files)
         except oslo_messaging.MessagingException as e:
@@ -132,6 +174,47 @@ class Destination:
                 f'host {migration.dest_compute}: {answer["refused"]}')
         return str(answer['token'])
 
+    def rehearse(self, context: nova_context.RequestContext,
+                 instance: objects.Instance, size: int, entries: int
+                 ) -> None:
+        """Have it try to make a server of what it was sent so far.
+
+        :param size: bytes that the server has written
+        :param entries: files and directories of those
+        :raises MoveFailed: it could not, or cannot be asked
+        """
+        migration = _move_of(context, instance)
+        timeout, heartbeat = self._patience()
+        calls = self._calls(
+            migration.dest_compute, VERSION, timeout=timeout,
+            call_monitor_timeout=heartbeat)
+        try:
+            answer = calls.call(
+                context, 'rehearse_transfer', instance_uuid=instance.uuid,
+                size=size, entries=entries)
+        except oslo_messaging.MessagingException as e:
+            if _is_unknown(e):
+                LOG.info('Host %s runs a release that cannot try a move '
+                         'before the server stops', migration.dest_compute,
+                         instance=instance)
+                return
+            raise _failed(migration, e) from e
+        if 'refused' in answer:
+            raise exception.MoveFailed(
+                f'host {migration.dest_compute}: {answer["refused"]}')
+
+    def holds(self, context: nova_context.RequestContext, host: str,
+              uuid: str) -> bool:
+        """Tell whether a host has a server whole, as far as it can be asked.
+        """
+        try:
+            return bool(self._calls(host, VERSION).call(
+                context, 'holds_server', instance_uuid=uuid))
+        except oslo_messaging.MessagingException as e:
+            LOG.info('Host %s cannot be asked for server %s: %s', host, uuid,
+                     e)
+            return False
+
     def abandon(self, context: nova_context.RequestContext,
                 instance: objects.Instance) -> None:
         """Have it forget what it was sent; it may hear that later.
@@ -140,18 +223,19 @@ class Destination:
         """
         migration = _move_of(context, instance)
         try:
-            self._calls(migration).cast(
+            self._calls(migration.dest_compute).cast(
                 context, 'abandon_transfer', instance_uuid=instance.uuid,
                 migration_uuid=migration.uuid)
         except oslo_messaging.MessagingException as e:
             raise _failed(migration, e) from e
 
-    def _calls(self, migration: objects.Migration) -> Any:
+    def _calls(self, host: str, version: str = _FIRST,
+               **options: int) -> Any:
         # Not before the first: Nova has no transport when a driver is made
         # by one of its commands.
         target = oslo_messaging.Target(
-            topic=rpcapi.RPC_TOPIC, namespace=NAMESPACE, version=VERSION)
-        return self._client(target).prepare(server=migration.dest_compute)
+            topic=rpcapi.RPC_TOPIC, namespace=NAMESPACE, version=version)
+        return self._client(target).prepare(server=host, **options)
 
 
 def _move_of(context: nova_context.RequestContext,
@@ -163,12 +247,17 @@ def _move_of(context: nova_context.RequestContext,
     return migration
 
 
-def _failed(migration: objects.Migration, error: Exception
-            ) -> exception.MoveFailed:
+def _is_unknown(error: Exception) -> bool:
+    """Tell whether a host has said that it knows no such call."""
     unknown = (oslo_messaging.UnsupportedVersion,
                oslo_messaging.rpc.dispatcher.NoSuchMethod)
-    if isinstance(error, unknown) or getattr(
-            error, 'exc_type', '') in ('UnsupportedVersion', 'NoSuchMethod'):
+    return isinstance(error, unknown) or getattr(
+        error, 'exc_type', '') in ('UnsupportedVersion', 'NoSuchMethod')
+
+
+def _failed(migration: objects.Migration, error: Exception
+            ) -> exception.MoveFailed:
+    if _is_unknown(error):
         reason = ('its nova-compute runs a release of nova-vcloud that cannot '
                   'admit a server from this one; upgrade it')
     elif isinstance(error, oslo_messaging.MessagingTimeout):

@@ -74,7 +74,9 @@ def records(monkeypatch):
         return objects.Instance(
             uuid=uuid, host=noted['host'], task_state=noted['task_state'],
             migration_context=objects.MigrationContext(migration_id=7)
-            if noted['moves'] else None)
+            if noted['moves'] else None,
+            flavor=objects.Flavor(name='old'),
+            new_flavor=objects.Flavor(name='new'))
     monkeypatch.setattr(objects.Instance, 'get_by_uuid', instance)
     monkeypatch.setattr(
         objects.Migration, 'get_by_id_and_instance',
@@ -90,7 +92,8 @@ def records(monkeypatch):
 
 
 def traffic(path):
-    return moves.Moves(None, None, None, 'layer', str(path), None, None,
+    engine = types.SimpleNamespace(image_remove=lambda _tag: None)
+    return moves.Moves(engine, None, None, 'layer', str(path), None, None,
                        None, 2, 1024, 5, None)
 
 
@@ -179,6 +182,65 @@ def test_a_host_that_is_down_is_named(served, records, transport):
         admit()
 
 
+def moving():
+    """Return a server as the host knows it that it leaves."""
+    return objects.Instance(
+        uuid=SERVER, migration_context=objects.MigrationContext(
+            migration_id=7))
+
+
+def rehearse():
+    transfer_rpc.Destination().rehearse(
+        nova_context.get_admin_context(), moving(), 5000, 7)
+
+
+def test_a_move_is_tried_there_with_the_new_flavor(served, records,
+                                                   monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        moves.Moves, 'rehearse', lambda _moves, _context, instance, *needs:
+        asked.append((instance.uuid, instance.flavor.name, *needs)))
+    rehearse()
+    assert asked == [(SERVER, 'new', 5000, 7)]
+
+
+@pytest.mark.parametrize('error', [
+    exception.MoveFailed('no room'), OSError(28, 'no room'),
+    RecursionError('no room'),
+    nova_exception.VirtualInterfacePlugException('no room')])
+def test_what_fails_there_is_said(served, records, monkeypatch, error):
+    def fail(*_args):
+        raise error
+    monkeypatch.setattr(moves.Moves, 'rehearse', fail)
+    with pytest.raises(exception.MoveFailed, match=r'host two: .*no room'):
+        rehearse()
+
+
+def test_no_other_move_than_nova_knows_is_tried(served, records,
+                                                monkeypatch):
+    monkeypatch.setattr(moves.Moves, 'rehearse', None)
+    records['task_state'] = task_states.RESIZE_FINISH
+    with pytest.raises(exception.MoveFailed, match="Nova's records"):
+        rehearse()
+
+
+def test_a_host_of_an_older_release_is_not_asked_to_try(served, records,
+                                                        monkeypatch):
+    monkeypatch.delattr(transfer_rpc.Endpoint, 'rehearse_transfer')
+    rehearse()
+    admit()
+
+
+@pytest.mark.parametrize(('host', 'held', 'wanted'), [
+    ('two', True, True), ('two', False, False), ('old', True, False)])
+def test_a_host_is_asked_for_a_server(served, records, monkeypatch, host,
+                                      held, wanted):
+    monkeypatch.setattr(moves.Moves, 'holds',
+                        lambda _moves, uuid: held and uuid == SERVER)
+    assert transfer_rpc.Destination().holds(
+        nova_context.get_admin_context(), host, SERVER) is wanted
+
+
 def test_what_was_sent_for_this_move_is_abandoned(records, tmp_path):
     spool = spools.Spool(str(tmp_path))
     endpoint = transfer_rpc.Endpoint('two', traffic(tmp_path))
@@ -217,7 +279,8 @@ def test_the_driver_adds_them_to_stock_novas_manager():
         'os_vif.initialize()\n'
         'manager = types.SimpleNamespace(\n'
         '    additional_endpoints=[], external_instance_event=None,\n'
-        '    confirm_resize=print)\n'
+        '    confirm_resize=print, finish_resize=print,\n'
+        '    revert_resize=print, finish_revert_resize=print)\n'
         'api = types.SimpleNamespace(_compute=manager)\n'
         'driver.load_compute_driver(api, "virt_docker.DockerDriver")\n'
         'print([each.target.namespace for each in '

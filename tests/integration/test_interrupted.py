@@ -2,6 +2,7 @@
 """A tenant goes on after nova-compute was killed during what he asked for."""
 
 import contextlib
+import pathlib
 import threading
 
 import crashes
@@ -147,3 +148,156 @@ def test_a_shelve_is_undone(desk: Desk):
     until(lambda: not list(desk.api.image.images(
         name='shelving-shelved')), 60, 'no image is left')
     usable(desk, server)
+
+
+def rescue(desk: Desk, server) -> None:
+    image = desk.api.image.find_image('debian-12')
+    desk.compute.rescue_server(server, image_ref=image.id)
+
+
+def mounts() -> list[str]:
+    """Return where disks of servers are mounted on the hosts."""
+    rows = pathlib.Path('/proc/self/mounts').read_text().splitlines()
+    return [row for row in rows if 'vcloud-rescue' in row]
+
+
+@pytest.mark.parametrize('stopped', crashes.some((False, True), 1))
+@pytest.mark.parametrize('step', crashes.some(
+    ('parked', 'create', 'limits', 'rescued'), 1))
+def test_a_rescue_is_undone(desk: Desk, step, stopped):
+    server = desk.boot('to-rescue')
+    assert desk.inside(server, 'echo mine >/root/file') == ''
+    if stopped:
+        desk.compute.stop_server(server)
+        desk.wait(server, 'SHUTOFF')
+    with crashes.death_at(desk, desk.host_of(server), step):
+        rescue(desk, server)
+    idle(desk, server, 'SHUTOFF' if stopped else 'ACTIVE')
+    told(desk, server, 'not rescued')
+    if stopped:
+        desk.compute.start_server(server)
+        desk.wait(server, 'ACTIVE')
+    assert desk.inside(server, 'cat /root/file') == 'mine\n'
+    assert 'Debian' not in desk.inside(server, 'cat /etc/os-release 2>&1')
+    assert server.id not in ' '.join(mounts())
+    usable(desk, server)
+    # It is rescued as any other.
+    rescue(desk, server)
+    desk.wait(server, 'RESCUE')
+    assert desk.inside(server, 'cat /mnt/root/file') == 'mine\n'
+
+
+@pytest.mark.parametrize('step', crashes.some(('unrescue', 'unrescued'), 1))
+def test_an_unrescue_is_done(desk: Desk, step):
+    server = desk.boot('rescued')
+    rescue(desk, server)
+    desk.wait(server, 'RESCUE')
+    assert desk.inside(server, 'echo mine >/mnt/root/file') == ''
+    with crashes.death_at(desk, desk.host_of(server), step):
+        desk.compute.unrescue_server(server)
+    idle(desk, server, 'ACTIVE')
+    told(desk, server, 'own disk')
+    assert desk.inside(server, 'cat /root/file') == 'mine\n'
+    assert server.id not in ' '.join(mounts())
+    usable(desk, server)
+
+
+@pytest.mark.parametrize('step', crashes.some(
+    ('image', 'namespace', 'create', 'limits', 'start', 'end'), 2))
+def test_an_unshelve_is_undone_or_done(desk: Desk, step):
+    """One that runs is whole; another is shelved, and may be asked again."""
+    first, second = desk.cloud.hosts
+    server = desk.boot('shelved', host=first.name)
+    assert desk.inside(server, 'echo mine >/root/file') == ''
+    before = desk.get(server)
+    desk.compute.shelve_server(server)
+    desk.wait(server, 'SHELVED_OFFLOADED', 120)
+    with contextlib.ExitStack() as stack:
+        # It comes to that host, whatever the scheduler likes better.
+        disabled = desk.compute.find_service('nova-compute', False,
+                                             host=second.name)
+        desk.compute.disable_service(disabled)
+        stack.callback(desk.compute.enable_service, disabled)
+        with crashes.death_at(desk, first, step):
+            desk.compute.unshelve_server(server)
+        until(lambda: desk.get(server).task_state is None, 120, 'no task',
+              every=1)
+        if step in ('start', 'end'):
+            assert desk.get(server).status == 'ACTIVE'
+        else:
+            assert desk.get(server).status == 'SHELVED_OFFLOADED'
+            assert names_of(desk, server) == []
+            desk.compute.unshelve_server(server)
+            desk.wait(server, 'ACTIVE', 120)
+    assert desk.inside(server, 'cat /root/file') == 'mine\n'
+    now = desk.get(server)
+    assert (now.image.id, now.key_name) == (before.image.id, before.key_name)
+    until(lambda: not list(desk.api.image.images(name='shelved-shelved')),
+          60, 'no image is left')
+    usable(desk, server)
+
+
+def names_of(desk: Desk, server) -> list[str]:
+    """Return the containers of a server, on any host."""
+    return [name for host in desk.cloud.hosts for each in
+            desk.engine(host).containers(all=True) for name in each['Names']
+            if server.id in name]
+
+
+@pytest.mark.parametrize(('side', 'step'), crashes.some(
+    ((1, 'destroyed'), (0, 'reverting'), (0, 'reverted')), 1))
+def test_a_revert_is_ended(desk: Desk, side, step):
+    """Wherever it was: on the host that the server leaves again, or not."""
+    server = desk.boot('reverted')
+    source = desk.host_of(server)
+    other, = (h for h in desk.cloud.hosts if h.name != source.name)
+    assert desk.inside(server, 'echo mine >/root/file') == ''
+    desk.compute.migrate_server(server)
+    desk.wait(server, 'VERIFY_RESIZE', 120)
+    with crashes.death_at(desk, (source, other)[side], step):
+        desk.compute.revert_server_resize(server)
+    idle(desk, server, 'ACTIVE')
+    assert desk.host_of(server).name == source.name
+    assert desk.inside(server, 'cat /root/file') == 'mine\n'
+    until(lambda: names_of(desk, server) == [f'/nova-{server.id}'], 60,
+          'it has one container')
+    assert [each.status for each in desk.compute.migrations(
+        instance_uuid=server.id)] == ['reverted']
+    usable(desk, server)
+    # It moves as any other.
+    desk.compute.migrate_server(server)
+    desk.wait(server, 'VERIFY_RESIZE', 120)
+    desk.compute.confirm_server_resize(server)
+    desk.wait(server, 'ACTIVE')
+
+
+@pytest.mark.parametrize('step', crashes.some(
+    ('resized', 'reverting', 'reverted'), 1))
+def test_a_resize_where_it_is_is_ended(desk: Desk, step):
+    """So is its revert."""
+    server = desk.boot('resized')
+    host = desk.host_of(server)
+    assert desk.inside(server, 'echo mine >/root/file') == ''
+    other, = (h for h in desk.cloud.hosts if h.name != host.name)
+    disabled = desk.compute.find_service('nova-compute', False,
+                                         host=other.name)
+    with desk.flavor('resize.here', 1) as flavor, \
+            contextlib.ExitStack() as stack:
+        desk.compute.disable_service(disabled)
+        stack.callback(desk.compute.enable_service, disabled)
+        to = desk.compute.find_flavor(flavor)
+        if step == 'resized':
+            with crashes.death_at(desk, host, step):
+                desk.compute.resize_server(server, to)
+            idle(desk, server, 'VERIFY_RESIZE')
+            desk.compute.revert_server_resize(server)
+        else:
+            desk.compute.resize_server(server, to)
+            desk.wait(server, 'VERIFY_RESIZE', 120)
+            with crashes.death_at(desk, host, step):
+                desk.compute.revert_server_resize(server)
+        idle(desk, server, 'ACTIVE')
+        assert desk.host_of(server).name == host.name
+        assert desk.inside(server, 'cat /root/file') == 'mine\n'
+        usable(desk, server)
+        desk.delete(server)

@@ -274,6 +274,80 @@ def test_nova_compute_dies_where_the_server_arrives(desk: Desk, flavor, step,
 
 
 @contextlib.contextmanager
+def failure_at(desk: Desk, host, step: str):
+    """Have a step fail once on a host."""
+    path = crashes.crash_file(desk, host)
+    path.write_text(f'{step} fail')
+    try:
+        yield
+        until(lambda: not path.exists(), 60, f'{step} has failed')
+    finally:
+        path.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize('step', crashes.some(
+    ('rehearsal-create', 'rehearsal-unpacked', 'rehearsal-start'), 1))
+def test_what_fails_before_the_stop_stops_nothing(desk: Desk, step):
+    server = desk.boot('rehearsed')
+    fill(desk, server)
+    before, (source, dest) = look(desk, server), sides(desk, server)
+    started = desk.container(server)['State']['StartedAt']
+    with failure_at(desk, dest, step):
+        desk.compute.migrate_server(server)
+    assert settle(desk, server) == 'ACTIVE'
+    assert desk.host_of(server).name == source.name
+    assert desk.container(server)['State']['StartedAt'] == started
+    whole(desk, server, before)
+
+
+@pytest.mark.parametrize('step', crashes.some(
+    ('rehearsal-create', 'rehearsal-unpacked'), 1))
+def test_nova_compute_dies_while_it_tries(desk: Desk, step):
+    """It leaves a container that is nobody's, which the next move removes."""
+    server = desk.boot('rehearsed')
+    fill(desk, server)
+    before, (source, dest) = look(desk, server), sides(desk, server)
+    with crashes.death_at(desk, dest, step):
+        desk.compute.migrate_server(server)
+    assert settle(desk, server) == 'ACTIVE'
+    assert desk.host_of(server).name == source.name
+    assert look(desk, server) == before
+    migrate(desk, server)
+    desk.compute.confirm_server_resize(server)
+    desk.wait(server, 'ACTIVE')
+    assert desk.host_of(server).name == dest.name
+    whole(desk, server, before)
+
+
+@pytest.mark.parametrize(('step', 'reset'), crashes.some(
+    (('base', False), ('unpacked', True), ('start', False),
+     ('arrived', True)), 1))
+def test_a_hard_reboot_ends_a_move_that_failed_at_its_end(
+        desk: Desk, flavor, step, reset):
+    """The tenant does it; also when an administrator has reset the state.
+
+    What it has left on the other host goes once it is whole.
+    """
+    server = desk.boot('late', flavor=flavor)
+    fill(desk, server)
+    before, (source, dest) = look(desk, server), sides(desk, server)
+    with failure_at(desk, dest, step):
+        desk.compute.migrate_server(server)
+    desk.wait(server, 'ERROR', 120)
+    assert desk.host_of(server).name == dest.name
+    if reset:
+        desk.compute.reset_server_state(server, 'active')
+        desk.wait(server, 'ACTIVE')
+    desk.compute.reboot_server(server.id, 'HARD')
+    until(lambda: desk.get(server).task_state is None, 120, 'it is rebooted')
+    assert desk.get(server).status == 'ACTIVE'
+    assert look(desk, server) == before
+    until(lambda: names(desk, server)[source.name] == [], 300,
+          'nothing is left where it was', every=2)
+    whole(desk, server, before)
+
+
+@contextlib.contextmanager
 def engine_death_at(desk: Desk, host, step: str):
     """Have the engine of a host die at a step; wait until it is back."""
     path, service = crashes.crash_file(desk, host), f'dockerd-{host.name}'

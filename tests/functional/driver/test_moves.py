@@ -65,14 +65,16 @@ def pair(request, dockerd, lan, other, tmp_path, monkeypatch):
 
     def make(method: str = 'layer', known: bool = True,
              wait: float = 5, way: str = 'ssh') -> list[moves.Moves]:
-        return [moves.Moves(
+        destination = transfers.Destination(folder / 'spool')
+        both = [moves.Moves(
             host.dockerd.engine, host.containers, computehost.Images(),
             method, str(folder / 'spool'),
-            transport.Hosts(ways[way], 0).remote,
-            transfers.Destination(folder / 'spool'),
+            transport.Hosts(ways[way], 0).remote, destination,
             lambda _context, _image: known, 2, 64 << 10, wait,
             ephemeral.Store(str(host.state / 'disks'), 'xfs'))
             for host in hosts]
+        destination.try_it = both[1].rehearse
+        return both
     yield hosts, make
     for host in hosts:
         for uuid in list(host.containers.list()):
@@ -201,6 +203,12 @@ def test_another_image_of_that_name_is_noticed(pair):
                             f'{dockerd_fixture.IMAGE}:latest')
     here, other = make()
     instance, ports = spawn(source)
+    started = source.container(instance)['State']['StartedAt']
+    with pytest.raises(exception.MoveFailed, match='other layers'):
+        here.send(None, instance, sshd.ADDRESS, ports, 0)
+    assert source.container(instance)['State']['StartedAt'] == started
+    # Of a release that does not try it before.
+    here._destination.try_it = None
     manifest = here.send(None, instance, sshd.ADDRESS, ports, 0)
     with pytest.raises(exception.MoveFailed, match='other layers'):
         other.receive(None, instance, manifest, dest.ports(),
@@ -407,3 +415,111 @@ def test_whatever_fails_at_a_step_the_server_runs_on(pair, monkeypatch, step,
     monkeypatch.undo()
     assert there(source, instance).startswith('mine')
     assert not source.keeper.status(instance.uuid).drift
+
+
+def spoil_layer(_here, other, _dest, instance) -> None:
+    """Have a layer that no archive is in."""
+    folder = pathlib.Path(other._spool.folder(instance.uuid))
+    (folder / 'layer.tar').write_bytes(b'\1' * 4096)
+
+
+def take_name(_here, _other, dest, instance) -> None:
+    """Have the name of its container in use, by somebody else."""
+    dest.dockerd.docker('create', '--name', f'nova-{instance.uuid}',
+                        dockerd_fixture.IMAGE)
+
+
+def kill_engine(_here, _other, dest, _instance) -> None:
+    dest.dockerd.kill()
+
+
+def want(**specs):
+    """Have a move to another flavor."""
+    def wish(here, other, dest, instance) -> None:
+        def rehearse(context, instance, size, entries):
+            wished = instance.obj_clone()
+            wished.flavor = dest.flavor(**specs)
+            other.rehearse(context, wished, size, entries)
+        here._destination.try_it = rehearse
+    return wish
+
+
+def need(size: int, entries: int):
+    """Have a server that has written so much."""
+    def wish(here, other, _dest, _instance) -> None:
+        here._destination.try_it = lambda context, instance, *_needs: \
+            other.rehearse(context, instance, size, entries)
+    return wish
+
+
+@pytest.mark.parametrize(('pair', 'spoil', 'said'), [
+    ((False, False), spoil_layer, 'tar: '),
+    ((False, False), take_name, 'in use'),
+    ((False, False), kill_engine, 'engine'),
+    ((False, False), want(vcloud__devices='/dev/no-such-device'),
+     '/dev/no-such-device'),
+    ((False, False), want(hw__cpu_policy='dedicated'), 'CPUs'),
+    ((False, False), need(1 << 60, 1), 'the Docker engine has room for'),
+    ((False, False), need(1, 1 << 60), 'the Docker engine has .* inodes'),
+    ((False, True), need(2 << 30, 1), 'the root disk .* has room for'),
+    ((False, True), need(1, 1 << 21), 'the root disk .* inodes'),
+], indirect=['pair'], ids=[
+    'layer', 'name', 'engine', 'device', 'cpus', 'room', 'inodes', 'disk',
+    'disk-inodes'])
+def test_what_would_fail_there_is_told_before_the_stop(pair, monkeypatch,
+                                                       spoil, said):
+    hosts, make = pair
+    same_image(hosts)
+    source, dest = hosts
+    here, other = make(wait=0)
+    instance, ports = spawn(source)
+    started = source.container(instance)['State']['StartedAt']
+
+    def reached(step: str) -> None:
+        if step == 'copied':
+            spoil(here, other, dest, instance)
+    monkeypatch.setattr(steps, 'reached', reached)
+    try:
+        with pytest.raises(exception.NovaVcloudException, match=said):
+            here.send(None, instance, sshd.ADDRESS, ports, 0)
+        monkeypatch.undo()
+    finally:
+        if spoil is kill_engine:
+            dest.dockerd.start()
+        elif spoil is take_name:
+            dest.dockerd.docker('rm', f'nova-{instance.uuid}')
+    assert source.container(instance)['State']['StartedAt'] == started
+    assert there(source, instance).startswith('mine')
+    assert dest.dockerd.docker('ps', '--all', '--quiet').stdout == ''
+    assert dest.keeper.records.uuids() == []
+    assert dest.network.namespaces() == set()
+
+
+@pytest.mark.parametrize('runs', [True, False])
+def test_what_a_server_needs_there_is_counted(pair, monkeypatch, runs):
+    """Bytes on disk and inodes; one of several names once, holes not."""
+    hosts, make = pair
+    same_image(hosts)
+    source, dest = hosts
+    here, other = make()
+    instance, ports = spawn(source)
+    asked = []
+
+    def rehearse(context, server, size, entries):
+        asked.append((size, entries))
+        other.rehearse(context, server, size, entries)
+    here._destination.try_it = rehearse
+    source.inside(instance, """
+        mkdir /root/d; head -c 3000000 /dev/urandom >/root/d/big
+        for n in 1 2 3 4 5 6 7 8 9; do ln /root/d/big /root/d/$n; done
+        truncate -s 1G /root/d/hole; sync""")
+    if not runs:
+        source.containers.stop(instance.uuid, 0)
+    manifest = here.send(None, instance, sshd.ADDRESS, ports, 0)
+    (size, entries), = asked
+    assert 3_000_000 <= size < 4_000_000
+    assert 4 <= entries < 30
+    other.receive(None, instance, manifest, dest.ports(), objects.ImageMeta(),
+                  power_on=True)
+    assert there(dest, instance).startswith('mine')
+    source.containers.drop_parked(instance.uuid)

@@ -14,6 +14,7 @@ from nova_vcloud import state
 from nova_vcloud.virt_docker import interrupted
 from nova_vcloud.virt_docker import pending_images
 from nova_vcloud.virt_docker import recovery
+from nova_vcloud.virt_docker import unshelves
 
 UUID = '11111111-2222-4333-8444-555566667777'
 OTHER = '22222222-2222-4333-8444-555566667777'
@@ -29,10 +30,21 @@ class Server(types.SimpleNamespace):
         self.saved = (self.vm_state, self.task_state)
 
 
+class Unshelves:
+    """Ends of unshelves."""
+
+    def __init__(self, done):
+        self._done = done
+
+    def end(self, _context, _instance):
+        self._done.append('unshelved')
+
+
 @pytest.fixture
 def look(monkeypatch):
     """Let a host look at one server at its start; return it."""
-    monkeypatch.setattr(interrupted, 'tell', lambda *_args: None)
+    monkeypatch.setattr(interrupted, 'tell', lambda *_args, **_more: None)
+    monkeypatch.setattr(unshelves, 'without_host', lambda *_args: [])
 
     def at_start(vm_state, task_state, container, done=None):
         def inspect(_uuid):
@@ -44,7 +56,9 @@ def look(monkeypatch):
         done = [] if done is None else done
         interrupted.Interrupted(
             None, inspect, lambda _c, _i: done.append('undone'),
-            lambda _c, _i: done.append('started')).begin(None, [server])
+            lambda _c, _i: done.append('started'),
+            lambda _c, _i: done.append('left'), Unshelves(done),
+            'compute1').begin(None, [server])
         return server, done
     return at_start
 
@@ -126,6 +140,106 @@ def test_images_that_nobody_fills_are_removed(tmp_path, monkeypatch):
     assert notes.names() == ['saving']
 
 
+def manager_of(**methods):
+    """Return of Nova's ComputeManager what is asked for again."""
+    return types.SimpleNamespace(**{
+        **{name: lambda *_args: None for name, *_more in recovery.ONCE},
+        **methods})
+
+
+@pytest.mark.parametrize(('vm_state', 'task', 'after'), [
+    (vm_states.ACTIVE, task_states.RESCUING, vm_states.ACTIVE),
+    (vm_states.STOPPED, task_states.RESCUING, vm_states.STOPPED),
+    (vm_states.ERROR, task_states.RESCUING, vm_states.ACTIVE),
+    (vm_states.RESCUED, task_states.UNRESCUING, vm_states.ACTIVE)])
+def test_a_server_runs_from_its_own_disk(look, vm_state, task, after):
+    server, done = look(vm_state, task, (True, False))
+    assert (server.saved, done) == ((after, None), ['left'])
+
+
+@pytest.mark.parametrize('vm_state', [vm_states.ACTIVE, vm_states.ERROR])
+def test_one_that_does_not_start_may_be_rebooted(look, vm_state):
+    """Of a server whose own disk is what is broken, say."""
+    class Broken(list):
+        def append(self, _word):
+            raise OSError(5, 'no disk')
+    server, _done = look(vm_state, task_states.RESCUING, (True, False),
+                         Broken())
+    assert server.saved == (vm_states.ERROR, None)
+
+
+@pytest.mark.parametrize(('vm_state', 'task', 'ours'), [
+    (vm_states.SHELVED_OFFLOADED, task_states.SPAWNING, True),
+    (vm_states.SHELVED_OFFLOADED, task_states.UNSHELVING, True),
+    (vm_states.BUILDING, task_states.SPAWNING, False)])
+def test_an_unshelve_is_ended_and_no_build(look, vm_state, task, ours):
+    _server, done = look(vm_state, task, None)
+    assert done == (['unshelved'] if ours else [])
+
+
+@pytest.mark.parametrize(('name', 'task', 'status'), recovery.ONCE)
+def test_what_is_asked_for_twice_is_done_once(monkeypatch, name, task,
+                                              status):
+    now = Server(vm_state='resized', task_state=task)
+    seen = []
+
+    def handle(_context, **words):
+        seen.append(words)
+        now.task_state = None
+    manager = manager_of(**{name: handle})
+    monkeypatch.setattr(objects.Instance, 'get_by_uuid',
+                        lambda *_args, **_more: now)
+    move = types.SimpleNamespace(id=7, status='stale')
+    monkeypatch.setattr(
+        objects.Migration, 'get_by_id', lambda _context, _id:
+        types.SimpleNamespace(id=7, status=status))
+    recovery.only_while(manager, name, task, status)
+    for _ in range(2):
+        getattr(manager, name)(None, instance=now, migration=move, more=1)
+    assert seen == [{'instance': now, 'migration': move, 'more': 1}]
+
+
+def test_a_revert_is_not_begun_again_once_it_has_gone_on(monkeypatch):
+    now = Server(vm_state='resized', task_state=task_states.RESIZE_REVERTING)
+    seen = []
+    manager = manager_of(revert_resize=lambda *_args, **_words:
+                         seen.append(1))
+    monkeypatch.setattr(objects.Instance, 'get_by_uuid',
+                        lambda *_args, **_more: now)
+    monkeypatch.setattr(
+        objects.Migration, 'get_by_id', lambda _context, _id:
+        types.SimpleNamespace(id=7, status='reverted'))
+    recovery.only_while(manager, 'revert_resize',
+                        task_states.RESIZE_REVERTING, 'reverting')
+    manager.revert_resize(None, instance=now,
+                          migration=types.SimpleNamespace(id=7))
+    assert seen == []
+
+
+@pytest.mark.parametrize(('host', 'vm_state', 'task', 'container', 'left'), [
+    # All that there is of it: a hard reboot makes it.
+    ('compute1', 'error', None, False, []),
+    ('compute1', 'active', None, False, []),
+    ('compute1', 'active', None, True, ['drop']),
+    ('compute1', 'error', None, True, []),
+    ('compute2', 'active', None, False, ['forget']),
+    ('compute2', 'active', task_states.RESIZE_MIGRATING, False, [])])
+def test_what_came_is_kept_while_it_is_the_server(
+        monkeypatch, host, vm_state, task, container, left):
+    monkeypatch.setattr(recovery, 'GRACE', -1)
+    monkeypatch.setattr(
+        recovery.objects.Instance, 'get_by_uuid',
+        lambda _context, uuid, **_more: Server(
+            uuid=uuid, host=host, vm_state=vm_state, task_state=task))
+    done = []
+    recovery.Recovery(None, types.SimpleNamespace(
+        waiting=lambda: [UUID], arriving=lambda _uuid: False,
+        has_container=lambda _uuid: container,
+        drop=lambda _uuid: done.append('drop'),
+        forget=lambda _uuid: done.append('forget')), 'compute1').look()
+    assert done == left
+
+
 def test_a_second_confirm_sees_the_first(monkeypatch):
     status = ['confirming']
     seen = []
@@ -136,7 +250,7 @@ def test_a_second_confirm_sees_the_first(monkeypatch):
     def confirm_resize(_context, instance, migration):
         seen.append(migration.status)
         status[0] = 'confirmed'
-    manager = types.SimpleNamespace(confirm_resize=confirm_resize)
+    manager = manager_of(confirm_resize=confirm_resize)
     recovery.confirm_once(manager)
     stale = types.SimpleNamespace(id=7, status='confirming')
     for _ in range(2):
@@ -149,7 +263,7 @@ def test_a_question_that_fails_keeps_no_host_from_starting(monkeypatch):
     def fail(*_args, **_filters):
         raise OSError(111, 'refused')
     monkeypatch.setattr(objects.MigrationList, 'get_by_filters', fail)
-    manager = types.SimpleNamespace(confirm_resize=lambda: None)
+    manager = manager_of(confirm_resize=lambda: None)
     recovery.Recovery(manager, None, 'compute1').begin(None, [])
 
 
@@ -174,7 +288,7 @@ def test_what_came_for_a_server_keeps_no_other_one_waiting(monkeypatch):
         def arriving(self, _uuid):
             return False
 
-        def drop(self, uuid):
+        def forget(self, uuid):
             asked.append(uuid)
             raise exception.EngineConflict('in use')
 
@@ -183,3 +297,60 @@ def test_what_came_for_a_server_keeps_no_other_one_waiting(monkeypatch):
     assert sorted(asked) == sorted(uuids)
     uuids.clear()
     found.look()
+
+
+def test_an_unshelve_that_has_no_host_yet_is_found(monkeypatch):
+    """By the event that this host has begun."""
+    asked = []
+
+    def get_by_filters(_context, filters, **_more):
+        asked.append(filters)
+        return [Server(uuid=UUID, host=None), Server(uuid=OTHER, host=None),
+                Server(uuid=IMAGE, host='compute1')]
+    monkeypatch.setattr(objects.InstanceList, 'get_by_filters',
+                        get_by_filters)
+    found = unshelves.without_host(None, lambda each: each.uuid == UUID)
+    assert [each.uuid for each in found] == [UUID]
+    assert asked == [{'vm_state': 'shelved_offloaded', 'deleted': False,
+                      'task_state': ['unshelving', 'spawning']}]
+
+
+def test_a_question_for_unshelves_keeps_no_host_from_starting(monkeypatch):
+    def fail(*_args, **_filters):
+        raise OSError(111, 'refused')
+    monkeypatch.setattr(objects.InstanceList, 'get_by_filters', fail)
+    assert unshelves.without_host(None, lambda _each: True) == []
+
+
+def test_an_unshelve_is_undone_as_nova_does_it(monkeypatch):
+    """With the image and the key that it had; nothing of it is left here."""
+    done = []
+    manager = types.SimpleNamespace(
+        reportclient=types.SimpleNamespace(
+            delete_allocation_for_instance=lambda _context, uuid, force:
+            done.append(('allocation', uuid, force))),
+        _terminate_volume_connections=lambda _context, _instance, _disks:
+        done.append('volumes'),
+        _nil_out_instance_obj_host_and_node=lambda instance:
+        setattr(instance, 'host', None))
+    monkeypatch.setattr(unshelves.nova_context,
+                        'get_nova_service_user_context', lambda: None)
+    monkeypatch.setattr(
+        objects.BlockDeviceMappingList, 'get_by_instance_uuid',
+        lambda *_args: [types.SimpleNamespace(is_volume=True)])
+    monkeypatch.setattr(
+        objects.RequestSpec, 'get_by_instance_uuid', lambda *_args:
+        types.SimpleNamespace(image=objects.ImageMeta(id=IMAGE)))
+    server = Server(
+        vm_state='shelved_offloaded', task_state='spawning', image_ref='x',
+        system_metadata={'shelved_image_id': 'x'}, key_name='mine',
+        key_data=None, keypairs=types.SimpleNamespace(
+            objects=[types.SimpleNamespace(public_key='ssh-rsa A')]))
+    words = unshelves.Unshelves(
+        manager, lambda _uuid: False, lambda uuid:
+        done.append(('removed', uuid))).end(None, server)
+    assert words == 'it is shelved as before'
+    assert done == [('removed', UUID), ('allocation', UUID, True), 'volumes']
+    assert server.saved == ('shelved_offloaded', None)
+    assert (server.host, server.image_ref, server.key_data) == (
+        None, IMAGE, 'ssh-rsa A')

@@ -73,7 +73,8 @@ def test_one_that_cannot_be_removed_keeps_no_other(error):
     engine = types.SimpleNamespace(
         late=types.SimpleNamespace(all=list),
         containers=lambda _labels: [
-            {'Labels': {spec.LABEL_UUID: uuid}} for uuid in ('a', 'b')])
+            {'Labels': {spec.LABEL_UUID: uuid}, 'State': 'exited'}
+            for uuid in ('a', 'b')])
     leftovers.Leftovers(engine, 'compute1', remove,
                         lambda uuids, _host: dict.fromkeys(uuids, 1000.0)
                         ).look()
@@ -92,3 +93,66 @@ def test_a_note_is_given_up_only_as_it_was_read():
     assert late.all() == []
     assert not second.expired(second.since + late_results.EXPIRES - 1)
     assert second.expired(second.since + late_results.EXPIRES + 1)
+
+
+def record(**more):
+    return types.SimpleNamespace(**{
+        'host': 'compute2', 'task_state': None, 'vm_state': 'active', **more})
+
+
+def move(**more):
+    return types.SimpleNamespace(**{
+        'source_compute': 'compute1', 'dest_compute': 'compute2',
+        'status': 'error', **more})
+
+
+@pytest.mark.parametrize(('server', 'move_of', 'held', 'wanted'), [
+    (record(), move(), True, True),
+    (record(), None, True, True),
+    (record(vm_state='stopped'), move(status='confirmed'), True, True),
+    (record(vm_state='shelved_offloaded', host=None), move(), False, True),
+    # All that there is of it may be here.
+    (record(), move(), False, False),
+    (record(vm_state='error'), move(), True, False),
+    (record(vm_state='resized'), move(status='finished'), True, False),
+    (record(), move(status='confirming'), True, False),
+    (record(), move(status='migrating', source_compute='compute2',
+                    dest_compute='compute1'), True, False),
+    (record(task_state='resize_reverting'), move(), True, False),
+    (record(host='compute1'), move(), True, False),
+    (record(host=None), None, True, False),
+    # Of two other hosts: it has long left this one.
+    (record(), move(source_compute='compute3', status='finished'), True,
+     True)])
+def test_only_what_lives_whole_on_another_host_is_removed(
+        monkeypatch, server, move_of, held, wanted):
+    monkeypatch.setitem(RECORDS, 'left', server)
+    server.deleted = False
+    monkeypatch.setattr(
+        objects.MigrationList, 'get_by_filters', lambda _context, filters:
+        [move_of] if move_of and filters == {'instance_uuid': 'left'} else [])
+
+    def holds(_context, host, uuid):
+        assert (host, uuid) == ('compute2', 'left')
+        return held
+    assert leftovers.elsewhere({'left', 'unknown'}, 'compute1', holds) == (
+        {'left'} if wanted else set())
+
+
+@pytest.mark.parametrize(('states', 'removed'), [
+    (['exited'], ['a']), (['created'], ['a']), (['running'], []),
+    (['paused'], []), (['exited', 'running'], [])])
+def test_it_is_removed_once_two_looks_have_found_it(states, removed):
+    asked = []
+    engine = types.SimpleNamespace(
+        late=types.SimpleNamespace(all=list),
+        containers=lambda _labels: [
+            {'Labels': {spec.LABEL_UUID: 'a'}, 'State': each}
+            for each in states])
+    look = leftovers.Leftovers(
+        engine, 'compute1', asked.append, lambda *_args: {},
+        lambda uuids, _host: uuids).look
+    look()
+    assert asked == []
+    look()
+    assert asked == removed
