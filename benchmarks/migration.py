@@ -112,13 +112,14 @@ class Bench:
         self._bare = stack.enter_context(sshd.private(
             folder / 'bare', folder, f'cat >{folder / "copy"}'))
         images.tag_of = lambda _id: f'{dockerd_fixture.IMAGE}:latest'
+        destination = transfers.Destination(folder / 'spool')
         self.moves = [moves.Moves(
             host.dockerd.engine, host.containers, computehost.Images(),
-            'layer', str(folder / 'spool'),
-            self._remote, transfers.Destination(folder / 'spool'),
+            'layer', str(folder / 'spool'), self._remote, destination,
             lambda _context, _image: True, 2, 64 << 10, 5,
             ephemeral.Store(str(folder / 'ephemerals'), 'ext4'))
             for host in self.hosts]
+        destination.try_it = self.moves[1].rehearse
         self._share_base()
 
     def _share_base(self) -> None:

@@ -252,6 +252,7 @@ def test_a_server_that_cannot_be_sent_runs_on(pair, monkeypatch):
 def test_a_server_runs_on_when_the_other_host_does_not_answer(
         pair, other, monkeypatch, way, step):
     hosts, make = pair
+    same_image(hosts)
     source, spool = hosts[0], other[-1] / 'spool'
     instance, ports = spawn(source)
     here, _other = make(way=way)
@@ -399,6 +400,7 @@ def test_whatever_fails_at_a_step_the_server_runs_on(pair, monkeypatch, step,
                                                      error):
     """Also when its disks do not come back at once."""
     hosts, make = pair
+    same_image(hosts)
     source = hosts[0]
     instance, ports = spawn(source)
     here, _other = make()
