@@ -119,7 +119,7 @@ class Bench:
             lambda _context, _image: True, 2, 64 << 10, 5,
             ephemeral.Store(str(folder / 'ephemerals'), 'ext4'))
             for host in self.hosts]
-        destination.try_it = self.moves[1].rehearse
+        destination.check = self.moves[1].check_can_receive
         self._share_base()
 
     def _share_base(self) -> None:

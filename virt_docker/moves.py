@@ -30,11 +30,11 @@ from nova_vcloud import spool as spools
 from nova_vcloud import userns
 from nova_vcloud.engine import Engine
 from nova_vcloud.virt_docker import containers
+from nova_vcloud.virt_docker import destination_checks
 from nova_vcloud.virt_docker import images
 from nova_vcloud.virt_docker import layers
 from nova_vcloud.virt_docker import precopy
 from nova_vcloud.virt_docker import received
-from nova_vcloud.virt_docker import rehearsal
 from nova_vcloud.virt_docker import spec
 from nova_vcloud.virt_docker import steps
 from nova_vcloud.virt_docker import transport
@@ -114,9 +114,9 @@ class Destination(Protocol):
         :raises MoveFailed: it does not want it, or cannot be asked
         """
 
-    def rehearse(self, context: nova_context.RequestContext,
-                 instance: objects.Instance, size: int, entries: int
-                 ) -> None:
+    def check_can_receive(self, context: nova_context.RequestContext,
+                          instance: objects.Instance, size: int, entries: int
+                          ) -> None:
         """Have it try to make a server of what it was sent so far.
 
         :param size: bytes that the server has written
@@ -208,13 +208,14 @@ class Moves:
             try:
                 with self._loaded(container, delivery, data, ran) as rest:
                     if ran:
-                        self._rehearsed(context, instance, container, data)
+                        self._check_destination(context, instance,
+                                                container, data)
                     self._servers.stop(uuid, timeout)
                     steps.reached('stopped')
                     detach()
                     rest()
                 if not ran:
-                    self._rehearsed(context, instance, container, data)
+                    self._check_destination(context, instance, container, data)
                 self._disks.send(uuid, delivery)
                 steps.reached('sent')
                 self._servers.leave(uuid)
@@ -230,16 +231,17 @@ class Moves:
                 raise
         return manifest
 
-    def _rehearsed(self, context: nova_context.RequestContext,
-                   instance: objects.Instance, container: dict[str, Any],
-                   data: MigrationData) -> None:
+    def _check_destination(self, context: nova_context.RequestContext,
+                           instance: objects.Instance,
+                           container: dict[str, Any],
+                           data: MigrationData) -> None:
         """Have the other host try all that it can with what it has by now.
         """
         needs = (self._engine.container_size(container['Id']), 0) \
             if data.method == 'image' else layers.needs(
                 layers.upper(container))
-        self._destination.rehearse(context, instance, *needs)
-        steps.reached('rehearsed')
+        self._destination.check_can_receive(context, instance, *needs)
+        steps.reached('checked')
 
     @contextlib.contextmanager
     def _announced(self, context: nova_context.RequestContext,
@@ -361,9 +363,9 @@ class Moves:
             raise exception.MoveFailed(str(e)) from e
         return token
 
-    def rehearse(self, context: nova_context.RequestContext,
-                 instance: objects.Instance, size: int, entries: int
-                 ) -> None:
+    def check_can_receive(self, context: nova_context.RequestContext,
+                          instance: objects.Instance, size: int, entries: int
+                          ) -> None:
         """Try to make a server of what has come so far, and remove it.
 
         All is tried but its NICs, its volumes and its start: that its name
@@ -379,23 +381,25 @@ class Moves:
         if text is None:
             raise exception.MoveFailed('nothing has come of the server')
         try:
-            self._rehearse(context, instance, MigrationData.from_text(text),
-                           size, entries)
+            self._try_to_receive(
+                context, instance, MigrationData.from_text(text), size,
+                entries)
         except exception.EngineUnavailable as e:
             raise exception.MoveFailed(
                 f'its Docker engine does not answer: {e}') from e
 
-    def _rehearse(self, context: nova_context.RequestContext,
-                  instance: objects.Instance, data: MigrationData,
-                  size: int, entries: int) -> None:
+    def _try_to_receive(self, context: nova_context.RequestContext,
+                        instance: objects.Instance, data: MigrationData,
+                        size: int, entries: int) -> None:
         info = self._engine.info()
-        rehearsal.check_room('the Docker engine', info['DockerRootDir'],
-                             size + spools.RESERVE, entries)
+        destination_checks.check_room(
+            'the Docker engine', info['DockerRootDir'], size + spools.RESERVE,
+            entries)
         # What an earlier move left, and would be taken for the server.
         self._servers.destroy(instance.uuid)
         if data.method == 'image':
             return  # which comes after the stop
-        with steps.within('rehearsal'):
+        with steps.within('check'):
             try:
                 self._try_unload(context, instance, data, size, entries)
             finally:
@@ -409,7 +413,7 @@ class Moves:
             self._spool.folder(instance.uuid)))
 
         def fill(name: str) -> None:
-            rehearsal.check_room(
+            destination_checks.check_room(
                 'the root disk that the server would have',
                 layers.upper(self._engine.container(name)), size, entries)
             unpack(name)

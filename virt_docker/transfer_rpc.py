@@ -26,7 +26,7 @@ from nova_vcloud.virt_docker import resize
 LOG = log.getLogger(__name__)
 
 NAMESPACE = 'vcloud'
-#: History: 1.1 adds rehearse_transfer and holds_server.
+#: History: 1.1 adds check_transfer and holds_server.
 VERSION = '1.1'
 #: Of the calls that each release answers.
 _FIRST = '1.0'
@@ -64,9 +64,9 @@ class Endpoint:
             LOG.warning('Server %s is not admitted: %s', instance_uuid, e)
             return {'refused': str(e)}
 
-    def rehearse_transfer(self, context: nova_context.RequestContext,
-                          instance_uuid: str, size: int, entries: int
-                          ) -> dict[str, str]:
+    def check_transfer(self, context: nova_context.RequestContext,
+                       instance_uuid: str, size: int, entries: int
+                       ) -> dict[str, str]:
         """Try what can be tried before a server stops elsewhere.
 
         :param size: bytes that it has written
@@ -75,8 +75,9 @@ class Endpoint:
         """
         try:
             self._migration(instance_uuid)
-            self._moves.rehearse(context, _as_it_would_be(instance_uuid),
-                                 int(size), int(entries))
+            self._moves.check_can_receive(
+                context, _as_it_would_be(instance_uuid), int(size),
+                int(entries))
         except Exception as e:
             # Whatever it is, it would be the same once the server has gone.
             LOG.warning('Server %s cannot come here: %s', instance_uuid, e,
@@ -174,9 +175,9 @@ class Destination:
                 f'host {migration.dest_compute}: {answer["refused"]}')
         return str(answer['token'])
 
-    def rehearse(self, context: nova_context.RequestContext,
-                 instance: objects.Instance, size: int, entries: int
-                 ) -> None:
+    def check_can_receive(self, context: nova_context.RequestContext,
+                          instance: objects.Instance, size: int, entries: int
+                          ) -> None:
         """Have it try to make a server of what it was sent so far.
 
         :param size: bytes that the server has written
@@ -190,7 +191,7 @@ class Destination:
             call_monitor_timeout=heartbeat)
         try:
             answer = calls.call(
-                context, 'rehearse_transfer', instance_uuid=instance.uuid,
+                context, 'check_transfer', instance_uuid=instance.uuid,
                 size=size, entries=entries)
         except oslo_messaging.MessagingException as e:
             if _is_unknown(e):

@@ -189,8 +189,8 @@ def moving():
             migration_id=7))
 
 
-def rehearse():
-    transfer_rpc.Destination().rehearse(
+def check_can_receive():
+    transfer_rpc.Destination().check_can_receive(
         nova_context.get_admin_context(), moving(), 5000, 7)
 
 
@@ -198,9 +198,10 @@ def test_a_move_is_tried_there_with_the_new_flavor(served, records,
                                                    monkeypatch):
     asked = []
     monkeypatch.setattr(
-        moves.Moves, 'rehearse', lambda _moves, _context, instance, *needs:
+        moves.Moves, 'check_can_receive',
+        lambda _moves, _context, instance, *needs:
         asked.append((instance.uuid, instance.flavor.name, *needs)))
-    rehearse()
+    check_can_receive()
     assert asked == [(SERVER, 'new', 5000, 7)]
 
 
@@ -211,23 +212,23 @@ def test_a_move_is_tried_there_with_the_new_flavor(served, records,
 def test_what_fails_there_is_said(served, records, monkeypatch, error):
     def fail(*_args):
         raise error
-    monkeypatch.setattr(moves.Moves, 'rehearse', fail)
+    monkeypatch.setattr(moves.Moves, 'check_can_receive', fail)
     with pytest.raises(exception.MoveFailed, match=r'host two: .*no room'):
-        rehearse()
+        check_can_receive()
 
 
 def test_no_other_move_than_nova_knows_is_tried(served, records,
                                                 monkeypatch):
-    monkeypatch.setattr(moves.Moves, 'rehearse', None)
+    monkeypatch.setattr(moves.Moves, 'check_can_receive', None)
     records['task_state'] = task_states.RESIZE_FINISH
     with pytest.raises(exception.MoveFailed, match="Nova's records"):
-        rehearse()
+        check_can_receive()
 
 
 def test_a_host_of_an_older_release_is_not_asked_to_try(served, records,
                                                         monkeypatch):
-    monkeypatch.delattr(transfer_rpc.Endpoint, 'rehearse_transfer')
-    rehearse()
+    monkeypatch.delattr(transfer_rpc.Endpoint, 'check_transfer')
+    check_can_receive()
     admit()
 
 

@@ -286,9 +286,9 @@ def failure_at(desk: Desk, host, step: str):
 
 
 @pytest.mark.parametrize('step', crashes.some(
-    ('rehearsal-create', 'rehearsal-unpacked', 'rehearsal-start'), 1))
+    ('check-create', 'check-unpacked', 'check-start'), 1))
 def test_what_fails_before_the_stop_stops_nothing(desk: Desk, step):
-    server = desk.boot('rehearsed')
+    server = desk.boot('checked')
     fill(desk, server)
     before, (source, dest) = look(desk, server), sides(desk, server)
     started = desk.container(server)['State']['StartedAt']
@@ -301,10 +301,10 @@ def test_what_fails_before_the_stop_stops_nothing(desk: Desk, step):
 
 
 @pytest.mark.parametrize('step', crashes.some(
-    ('rehearsal-create', 'rehearsal-unpacked'), 1))
+    ('check-create', 'check-unpacked'), 1))
 def test_nova_compute_dies_while_it_tries(desk: Desk, step):
     """It leaves a container that is nobody's, which the next move removes."""
-    server = desk.boot('rehearsed')
+    server = desk.boot('checked')
     fill(desk, server)
     before, (source, dest) = look(desk, server), sides(desk, server)
     with crashes.death_at(desk, dest, step):

@@ -73,7 +73,7 @@ def pair(request, dockerd, lan, other, tmp_path, monkeypatch):
             lambda _context, _image: known, 2, 64 << 10, wait,
             ephemeral.Store(str(host.state / 'disks'), 'xfs'))
             for host in hosts]
-        destination.try_it = both[1].rehearse
+        destination.check = both[1].check_can_receive
         return both
     yield hosts, make
     for host in hosts:
@@ -208,7 +208,7 @@ def test_another_image_of_that_name_is_noticed(pair):
         here.send(None, instance, sshd.ADDRESS, ports, 0)
     assert source.container(instance)['State']['StartedAt'] == started
     # Of a release that does not try it before.
-    here._destination.try_it = None
+    here._destination.check = None
     manifest = here.send(None, instance, sshd.ADDRESS, ports, 0)
     with pytest.raises(exception.MoveFailed, match='other layers'):
         other.receive(None, instance, manifest, dest.ports(),
@@ -438,19 +438,19 @@ def kill_engine(_here, _other, dest, _instance) -> None:
 def want(**specs):
     """Have a move to another flavor."""
     def wish(here, other, dest, instance) -> None:
-        def rehearse(context, instance, size, entries):
+        def check_can_receive(context, instance, size, entries):
             wished = instance.obj_clone()
             wished.flavor = dest.flavor(**specs)
-            other.rehearse(context, wished, size, entries)
-        here._destination.try_it = rehearse
+            other.check_can_receive(context, wished, size, entries)
+        here._destination.check = check_can_receive
     return wish
 
 
 def need(size: int, entries: int):
     """Have a server that has written so much."""
     def wish(here, other, _dest, _instance) -> None:
-        here._destination.try_it = lambda context, instance, *_needs: \
-            other.rehearse(context, instance, size, entries)
+        here._destination.check = lambda context, instance, *_needs: \
+            other.check_can_receive(context, instance, size, entries)
     return wish
 
 
@@ -507,10 +507,10 @@ def test_what_a_server_needs_there_is_counted(pair, monkeypatch, runs):
     instance, ports = spawn(source)
     asked = []
 
-    def rehearse(context, server, size, entries):
+    def check_can_receive(context, server, size, entries):
         asked.append((size, entries))
-        other.rehearse(context, server, size, entries)
-    here._destination.try_it = rehearse
+        other.check_can_receive(context, server, size, entries)
+    here._destination.check = check_can_receive
     source.inside(instance, """
         mkdir /root/d; head -c 3000000 /dev/urandom >/root/d/big
         for n in 1 2 3 4 5 6 7 8 9; do ln /root/d/big /root/d/$n; done

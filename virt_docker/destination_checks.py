@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a host must have for a server, found out before it stops elsewhere."""
+"""Checks of the destination of a move, before the server stops."""
 
 from __future__ import annotations
 
