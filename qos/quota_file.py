@@ -191,14 +191,16 @@ def make_room(root: str, container: str) -> str:
 
     The engine makes a directory beside what a server has written, and the
     kernel one for its overlay, which it else mounts read-only: on a disk that
-    is full neither can. Space that xfs has in reserve is given to them.
+    is full neither can. Space that xfs has in reserve is given to them, and
+    a piece that is large enough for inodes.
     """
     place = _place(root, container)
     if place is None or not os.path.ismount(place):
         return ''
     found = os.statvfs(place)
-    if rootfs.has_room(found):
+    if rootfs.is_roomy(found):
         return ''
+    rootfs.give_spare(place)
     rootfs.tool('xfs_io', '-x', '-c', f'resblks {_LESS_RESERVE}', place)
     share = 0
     if found.f_favail < rootfs.ROOM_INODES:
@@ -311,6 +313,7 @@ def _move(place: str, path: str, size: int, whole: bool) -> None:
             raise exception.LimitNotEnforced(
                 'what the server has written does not fit on a root disk of '
                 f'{size >> 20} MiB: {e}') from e
+        rootfs.keep_spare(place)
         # Should the host lose power, one of both has all of it.
         _sync(place)
         os.rename(unfinished, path)

@@ -48,6 +48,11 @@ def layer(root: str, driver: str, container: str) -> str | None:
 #: Bytes and inodes that a server's start may take of its disk.
 ROOM = 16 << 20
 ROOM_INODES = 64
+#: File beside what a server has written, and bytes of it, in one piece. Free
+#: space in pieces of some blocks is of no use for inodes: a server whose disk
+#: has no other is started in what this one gives back.
+SPARE = 'spare'
+SPARE_SIZE = 1 << 20
 #: What follows a container's id in the name of the file that ends its room.
 ROOM_SUFFIX = '.room'
 
@@ -57,6 +62,33 @@ def has_room(found: os.statvfs_result) -> bool:
     """
     return (found.f_bavail * found.f_frsize >= ROOM
             and found.f_favail >= ROOM_INODES)
+
+
+def is_roomy(found: os.statvfs_result) -> bool:
+    """Tell whether free space of a file system cannot be in small pieces.
+
+    Of eight blocks one at most is in use, and of four in a row xfs makes
+    inodes (mkfs.xfs(8), sparse).
+    """
+    return has_room(found) and found.f_bfree >= found.f_blocks // 8 * 7
+
+
+def keep_spare(place: str) -> None:
+    """Have SPARE, or as much of it as there is space for."""
+    with contextlib.suppress(OSError):
+        file = os.open(os.path.join(place, SPARE), os.O_WRONLY | os.O_CREAT
+                       | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(file, 0, SPARE_SIZE)
+        finally:
+            os.close(file)
+
+
+def give_spare(place: str) -> None:
+    """Give back the space of SPARE; none is fine."""
+    # Not unlink: xfs frees what it had some time later.
+    with contextlib.suppress(FileNotFoundError):
+        os.truncate(os.path.join(place, SPARE), 0)
 
 
 @privsep.disk.entrypoint
@@ -105,6 +137,7 @@ def end_room(line: str) -> None:
         tool('xfs_io', '-x', '-c', f'resblks {number}', place)
         if int(count):
             tool('xfs_growfs', '-m', count, place)
+        keep_spare(place)
     else:
         tool('xfs_quota', '-x', '-c', quota_command(number, size, count),
              place)

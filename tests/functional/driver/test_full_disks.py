@@ -4,10 +4,13 @@
 Of overlay2 on xfs with quotas: ``tests/vm/inside/test_disks.py``.
 """
 
+import contextlib
+import itertools
 import os
 import pathlib
 import re
 import subprocess
+import tempfile
 
 import computehost
 import dockerd as dockerd_fixture
@@ -18,6 +21,7 @@ from rootdisk import fill
 from rootdisk import spawn
 
 from nova_vcloud import exception
+from nova_vcloud.qos import rootfs
 from nova_vcloud.virt_docker import layers
 from nova_vcloud.virt_docker import rescue
 from nova_vcloud.virt_docker import resources
@@ -118,6 +122,45 @@ def test_a_full_disk_in_a_file_is_started_again(host, filled):
     filled(host, instance)
     check_runs(host, instance, ports, filled)
     assert not list(host.dockerd.links.glob('*.room'))
+
+
+def fill_pieces(host, instance):
+    """Leave free space in pieces of one block, which are no use for inodes.
+    """
+    assert not fill(host, instance, 'most', 800).returncode
+    assert host.inside(instance, 'mkdir /full; cat /dev/zero >/full/pieces '
+                       '2>/dev/null; sync; echo full') == 'full\n'
+    path = place(host, instance) / 'merged/full/pieces'
+    subprocess.run(['xfs_io', path], check=True, capture_output=True,
+                   text=True, input='\n'.join(
+                       f'fpunch {offset} 4096' for offset
+                       in range(0, path.stat().st_size, 8192)))
+    take_inodes(host, instance)
+
+
+def take_inodes(host, instance):
+    """Have files of no bytes, as many as there are."""
+    folder = pathlib.Path(tempfile.mkdtemp(
+        dir=place(host, instance) / 'merged/full'))
+    with contextlib.suppress(OSError):
+        for number in itertools.count():
+            (folder / f'{number}').touch()
+    # By what the kernel says there is enough of both.
+    assert rootfs.has_room(os.statvfs(folder))
+
+
+def test_free_space_in_pieces_is_enough_for_a_start(host):
+    instance, ports = spawn(host)
+    fill_pieces(host, instance)
+    for _each in range(3):
+        host.containers.stop(instance.uuid, 0)
+        host.containers.start(instance, ports)
+        assert host.containers.running(instance.uuid)
+        # What it has got for its start is gone again.
+        take_inodes(host, instance)
+    assert host.inside(
+        instance, 'rm -rf /full /most && sync && echo mine >/file '
+        '&& cat /file') == 'mine\n'
 
 
 def reserve(host, instance) -> int:
