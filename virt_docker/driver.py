@@ -10,7 +10,6 @@ from typing import Any
 from nova import context as nova_context
 from nova import exception as nova_exception
 from nova import objects
-from nova.compute import task_states
 import nova.conf
 from nova.image import glance
 from nova.virt import driver
@@ -505,12 +504,9 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs,
             instance: objects.Instance, network_info: Any, share_info: Any,
             block_device_info: Any = None) -> None:
         """Start a server that ran before the host was rebooted."""
-        if instance.task_state == task_states.RESIZE_REVERTING:
-            return  # it goes on, and the server runs where that ends
+        if instance.task_state in recovery.GOES_ON:
+            return  # and the server runs where that ends
         with self._nova_errors(instance):
-            if self._bring_in(context, instance, network_info,
-                              block_device_info):
-                return
             self._rescue.prepare(instance.uuid)
             self._have_volumes(instance, block_device_info)
             self._containers.resume(instance, network_info)

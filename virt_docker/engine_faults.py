@@ -15,3 +15,12 @@ def engines_own(error: exception.EngineError) -> bool:
 def is_full(error: exception.EngineError) -> bool:
     """Tell whether an engine found no space for something."""
     return 'no space left on device' in str(error).lower()
+
+
+def was_away(error: BaseException | None) -> bool:
+    """Tell whether it is behind an error that an engine did not answer."""
+    while error is not None:
+        if isinstance(error, exception.EngineUnavailable):
+            return True
+        error = error.__cause__
+    return False

@@ -31,6 +31,7 @@ from nova_vcloud import userns
 from nova_vcloud.engine import Engine
 from nova_vcloud.virt_docker import containers
 from nova_vcloud.virt_docker import destination_checks
+from nova_vcloud.virt_docker import engine_faults
 from nova_vcloud.virt_docker import images
 from nova_vcloud.virt_docker import layers
 from nova_vcloud.virt_docker import precopy
@@ -329,7 +330,8 @@ class Moves:
                 return action()
             except (exception.NovaVcloudException,
                     nova_exception.NovaException) as e:
-                if not _engine_was_away(e) or time.monotonic() > deadline:
+                if not engine_faults.was_away(e) \
+                        or time.monotonic() > deadline:
                     raise
                 time.sleep(1)
 
@@ -445,6 +447,10 @@ class Moves:
         :raises MoveFailed: with the reason
         """
         data, uuid = MigrationData.from_text(manifest), instance.uuid
+        if self.manifest(uuid) is None:
+            # What is here may be all that there is of it.
+            raise exception.MoveFailed(
+                'nothing has come of the server, or it is made already')
         self._arriving.add(uuid)
         try:
             # What is read does not change any more.
@@ -583,15 +589,6 @@ def _files(data: MigrationData, runs: bool) -> list[str]:
         if runs:
             names.append(precopy.CHANGES_FILE)
     return names + [ephemeral.packed(name) for name in data.disks]
-
-
-def _engine_was_away(error: BaseException | None) -> bool:
-    """Tell whether that is behind an error."""
-    while error is not None:
-        if isinstance(error, exception.EngineUnavailable):
-            return True
-        error = error.__cause__
-    return False
 
 
 def _tag(uuid: str) -> str:

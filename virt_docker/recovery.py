@@ -33,6 +33,9 @@ GRACE = 120
 #: Newest confirmed moves that are looked at for what is left of them.
 RECENT = 100
 
+#: Parts of moves that are asked for again when a host starts.
+GOES_ON = (task_states.RESIZE_MIGRATED, task_states.RESIZE_FINISH,
+           task_states.RESIZE_REVERTING)
 #: Methods of Nova's that are asked for again: (name, task, status).
 ONCE = (('finish_resize', task_states.RESIZE_MIGRATED, None),
         ('revert_resize', task_states.RESIZE_REVERTING, 'reverting'),

@@ -344,6 +344,8 @@ def test_a_hard_reboot_ends_a_move_that_failed_at_its_end(
     assert look(desk, server) == before
     until(lambda: names(desk, server)[source.name] == [], 300,
           'nothing is left where it was', every=2)
+    # What has come goes later if the server did not have to be made of it.
+    until(lambda: spools(desk) == [], 300, 'nothing lies in a spool', every=2)
     whole(desk, server, before)
 
 

@@ -176,6 +176,24 @@ def unmount_disks(host) -> None:
             subprocess.run(['umount', path], check=True)
 
 
+def test_what_has_come_is_made_once(pair):
+    """Asked for again, it must not remove what it has made."""
+    hosts, make = pair
+    same_image(hosts)
+    source, dest = hosts
+    here, other = make()
+    instance, ports = spawn(source)
+    manifest = here.send(None, instance, sshd.ADDRESS, ports, 0)
+    there_too = dest.ports()
+    other.receive(None, instance, manifest, there_too, objects.ImageMeta(),
+                  power_on=True)
+    with pytest.raises(exception.MoveFailed, match='made already'):
+        other.receive(None, instance, manifest, there_too,
+                      objects.ImageMeta(), power_on=True)
+    assert there(dest, instance).startswith('mine')
+    source.containers.drop_parked(instance.uuid)
+
+
 def test_without_the_image_there_a_server_takes_it_along(pair):
     hosts, make = pair
     source, dest = hosts
