@@ -26,7 +26,6 @@ from nova_vcloud.virt_docker import start_faults
 from nova_vcloud.virt_docker import startup
 from nova_vcloud.virt_docker import steps
 from nova_vcloud.virt_docker import stopping
-from nova_vcloud.virt_docker.container_nics import lock
 from nova_vcloud.virt_docker.images import ImageStore
 from nova_vcloud.virt_docker.resources import Resources
 from nova_vcloud.virt_docker.vif.network import Network
@@ -145,14 +144,15 @@ class Containers(container_nics.Nics):
         """
         self._build(instance, tag, image_id, network_info, power_on,
                     application, fill)
-        with lock(instance.uuid):
+        with container_nics.lock(instance.uuid):
             self._renew(instance, addresses.plan(network_info))
 
     def _build(self, instance: objects.Instance, tag: str, image_id: str,
                network_info: Any, power_on: bool, application: str,
                fill: Callable[[str], None]) -> None:
         nics = addresses.plan(network_info)
-        with lock(instance.uuid), contextlib.ExitStack() as undo:
+        with container_nics.lock(instance.uuid), \
+                contextlib.ExitStack() as undo:
             undo.callback(self._undo, self._network.destroy, instance.uuid)
             self._network.plug(instance.uuid, nics, up=power_on)
             steps.reached('namespace')
@@ -228,7 +228,7 @@ class Containers(container_nics.Nics):
 
         :param release: ends what the container has of the one that is parked
         """
-        with self._stops.urgent(uuid), lock(uuid):
+        with self._stops.urgent(uuid), container_nics.lock(uuid):
             self._remove(uuid)
             if release:
                 release(uuid)
@@ -291,12 +291,12 @@ class Containers(container_nics.Nics):
 
     def drop_parked(self, uuid: str) -> None:
         """Remove the container that was put aside; none is fine."""
-        with lock(uuid):
+        with container_nics.lock(uuid):
             self._drop(uuid, spec.parked_name(uuid))
 
     def leave(self, uuid: str) -> None:
         """Give back what a server that moves has here, but its container."""
-        with lock(uuid):
+        with container_nics.lock(uuid):
             self.park(uuid)
             steps.reached('park')
             self._network.destroy(uuid)
@@ -306,7 +306,7 @@ class Containers(container_nics.Nics):
                 power_on: bool) -> None:
         """Have a server here that did not move, or has come back."""
         nics, uuid = addresses.plan(network_info), instance.uuid
-        with lock(uuid):
+        with container_nics.lock(uuid):
             self.unpark(uuid)
             container = self.inspect(uuid)
             if power_on:
@@ -371,7 +371,7 @@ class Containers(container_nics.Nics):
         uuid, image_id = instance.uuid, instance.image_ref
         with self._images.building(image_id), contextlib.ExitStack() as undo:
             tag = self._image(context, instance, image_id, image_meta)
-            with lock(uuid):
+            with container_nics.lock(uuid):
                 # Of the one that is gone.
                 self._network.destroy(uuid)
                 self._resources.forget(uuid)
@@ -400,7 +400,7 @@ class Containers(container_nics.Nics):
         with self._images.building(image_id):
             tag = self._image(context, instance, image_id, image_meta)
             nics, uuid = addresses.plan(network_info), instance.uuid
-            with lock(uuid), contextlib.ExitStack() as undo:
+            with container_nics.lock(uuid), contextlib.ExitStack() as undo:
                 old = self._own(uuid)
                 label = old['Config']['Labels'].get(
                     spec.LABEL_APPLICATION) or ''
@@ -436,7 +436,7 @@ class Containers(container_nics.Nics):
     def start(self, instance: objects.Instance, network_info: Any) -> None:
         """Start a stopped container in its namespace, re-made if need be."""
         nics = addresses.plan(network_info)
-        with lock(instance.uuid):
+        with container_nics.lock(instance.uuid):
             self._start(instance, self._own(instance.uuid), nics)
 
     def _start(self, instance: objects.Instance, container: dict[str, Any],
@@ -469,7 +469,7 @@ class Containers(container_nics.Nics):
         :raises LimitNotEnforced: with the reason; all is as it was before
         """
         nics = addresses.plan(network_info)
-        with lock(instance.uuid):
+        with container_nics.lock(instance.uuid):
             container = self.inspect(instance.uuid)
             with self._resources.allotted(instance, flavor, nics) as wanted:
                 self._resources.check_live(instance.uuid, wanted)
@@ -506,7 +506,7 @@ class Containers(container_nics.Nics):
 
         :param timeout: seconds between the stop signal and SIGKILL
         """
-        with lock(uuid):
+        with container_nics.lock(uuid):
             self._stop(self.inspect(uuid), timeout)
             self._network.set_carrier(uuid, False)
 
@@ -522,21 +522,21 @@ class Containers(container_nics.Nics):
                timeout: int) -> None:
         """Stop and start; NICs, namespace and limits are checked between."""
         nics = addresses.plan(network_info)
-        with lock(instance.uuid):
+        with container_nics.lock(instance.uuid):
             container = self._own(instance.uuid)
             self._stop(container, timeout)
             self._start(instance, self.inspect(instance.uuid), nics)
 
     def pause(self, uuid: str) -> None:
         """Freeze the server's processes; frozen already is fine."""
-        with lock(uuid):
+        with container_nics.lock(uuid):
             container = self.inspect(uuid)
             if not container['State']['Paused']:
                 self._engine.pause(container['Id'])
 
     def unpause(self, uuid: str) -> None:
         """Thaw the server's processes; not frozen is fine."""
-        with lock(uuid):
+        with container_nics.lock(uuid):
             container = self.inspect(uuid)
             if container['State']['Paused']:
                 self._engine.unpause(container['Id'])
@@ -555,7 +555,7 @@ class Containers(container_nics.Nics):
 
         :returns: whether the server runs
         """
-        with lock(uuid):
+        with container_nics.lock(uuid):
             running = self.running(uuid)
             self._network.set_carrier(uuid, running)
             if running:
@@ -564,7 +564,7 @@ class Containers(container_nics.Nics):
 
     def verify(self, uuid: str) -> None:
         """Repair the limits of a server that someone else changed."""
-        with lock(uuid):
+        with container_nics.lock(uuid):
             self._verify_known(uuid)
 
     def _verify_known(self, uuid: str) -> None:

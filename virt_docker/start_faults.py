@@ -18,7 +18,9 @@ from nova_vcloud import exception
 #: an init that the host lacks is told of without it, or is excluded below.
 _STARTING = (r'(?:unable to start container process|'
              r'starting container process caused): ')
-_PROGRAM = _STARTING + r'exec: "(?!/sbin/docker-init")(?P<what>[^"]*)": '
+#: A system call and its path may come before what it says.
+_PROGRAM = (_STARTING + r'exec: "(?!/sbin/docker-init")(?P<what>[^"]*)": '
+            r'(?:\w+ [^:]+: )?')
 #: The engine names files by their place on the host.
 _INSIDE = r'\S*/merged(?P<what>/\S*?)'
 
@@ -45,11 +47,11 @@ FAULTS = tuple((re.compile(pattern, re.IGNORECASE), text)
     (r'uids and gids must be in range (?P<why>\S+)',
      ('the number of the user or group that the image is to run as is not in '
      '{why}')),
-    (_PROGRAM + r'(?:stat [^:]+: )?(?:no such file or directory|executable '
-     r'file not found)',
+    (_PROGRAM + r'(?:no such file or directory|executable file not found)',
      'the image has no program "{what}", which it is to start with'),
     (_PROGRAM + r'(?P<why>permission denied|is a directory|not a directory|'
-     r'exec format error|too many levels of symbolic links)',
+     r'exec format error|file name too long|'
+     r'too many levels of symbolic links)',
      ('the program "{what}", which the image is to start with, cannot be '
      'executed: {why}')),
     (_STARTING + r'.*chdir to cwd \("(?P<what>[^"]*)"\) set in config\.json '

@@ -39,6 +39,12 @@ MERGED = '/var/lib/docker/overlay2/4753ac67/merged'
      'cannot be executed: is a directory'),
     (OCI + 'exec: "/x": permission denied: unknown',
      '"/x", which the image is to start with, cannot be executed: perm'),
+    (OCI + 'exec: "/x": stat /x: too many levels of symbolic links: unknown',
+     'cannot be executed: too many levels of symbolic links'),
+    (OCI + 'exec: "/x/y": stat /x/y: not a directory: unknown',
+     'cannot be executed: not a directory'),
+    (OCI + 'exec: "/x/y": stat /x/y: permission denied: unknown',
+     '"/x/y", which the image is to start with, cannot be executed: perm'),
     (OCI + 'error during container init: chdir to cwd ("/w") set in '
      'config.json failed: permission denied: unknown',
      '/w, cannot be entered: permission denied'),
