@@ -11,7 +11,7 @@ from desk import Desk
 from desk import until
 import pytest
 
-SOON = 15  # seconds; an event, not the periodic task
+SOON = 60  # seconds; an event, not the periodic task
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import pytest
 
 from mini import seed
 
-SOON = 15  # seconds
+SOON = 60  # seconds
 MIB = 1 << 20
 
 
