@@ -66,6 +66,7 @@ class Host:
         manifest = moves.MigrationData(**{
             'method': 'layer', 'image_id': VICTIM, 'image': (), 'whole': True,
             'application': '', **data}).to_text()
+        (self.spool / instance.uuid / spools.MANIFEST).write_text(manifest)
         try:
             self.moves.receive(None, instance, manifest, self.compute.ports(),
                                objects.ImageMeta(), power_on=False)
