@@ -20,9 +20,9 @@ import dockerd  # noqa: E402
 import lan  # noqa: E402
 from nova import objects  # noqa: E402
 
-from nova_vcloud.virt_docker import addresses  # noqa: E402
-from nova_vcloud.virt_docker import containers  # noqa: E402
-from nova_vcloud.virt_docker import images  # noqa: E402
+from nova_vcloud.virt_docker.guest import containers  # noqa: E402
+from nova_vcloud.virt_docker.image import images  # noqa: E402
+from nova_vcloud.virt_docker.vif import addresses  # noqa: E402
 
 META = objects.ImageMeta.from_dict({
     'container_format': 'docker', 'disk_format': 'raw', 'properties': {}})

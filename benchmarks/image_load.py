@@ -28,7 +28,7 @@ import dockerd  # noqa: E402
 from nova import objects  # noqa: E402
 
 from nova_vcloud.virt_docker import driver  # noqa: E402
-from nova_vcloud.virt_docker import images  # noqa: E402
+from nova_vcloud.virt_docker.image import images  # noqa: E402
 
 MIB = 1 << 20
 SIZES = [int(word) for word in os.environ.get(

@@ -36,10 +36,10 @@ import tlsd  # noqa: E402
 import transfers  # noqa: E402
 
 from nova_vcloud import privsep  # noqa: E402
-from nova_vcloud.virt_docker import images  # noqa: E402
-from nova_vcloud.virt_docker import moves  # noqa: E402
-from nova_vcloud.virt_docker import spec  # noqa: E402
-from nova_vcloud.virt_docker import transport  # noqa: E402
+from nova_vcloud.transfer import transport  # noqa: E402
+from nova_vcloud.virt_docker.guest import container_spec  # noqa: E402
+from nova_vcloud.virt_docker.image import images  # noqa: E402
+from nova_vcloud.virt_docker.migration import cold_migration  # noqa: E402
 from nova_vcloud.virt_docker.volumes import ephemeral  # noqa: E402
 
 ROUNDS = int(os.environ.get('BENCH_ROUNDS', '5'))
@@ -113,7 +113,7 @@ class Bench:
             folder / 'bare', folder, f'cat >{folder / "copy"}'))
         images.tag_of = lambda _id: f'{dockerd_fixture.IMAGE}:latest'
         destination = transfers.Destination(folder / 'spool')
-        self.moves = [moves.Moves(
+        self.moves = [cold_migration.Moves(
             host.dockerd.engine, host.containers, computehost.Images(),
             'layer', str(folder / 'spool'), self._remote, destination,
             lambda _context, _image: True, 2, 64 << 10, 5,
@@ -184,7 +184,7 @@ class Bench:
         """Return the seconds that commit, push and pull take."""
         instance, _ports = self.server()
         one, two = (host.dockerd for host in self.hosts)
-        name = spec.container_name(instance.uuid)
+        name = container_spec.container_name(instance.uuid)
         image = f'{self.registry}/moved:{instance.uuid}'
         have_memory()
         start = time.perf_counter()

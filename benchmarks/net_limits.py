@@ -33,7 +33,7 @@ from nova_vcloud import privsep  # noqa: E402
 from nova_vcloud.qos import limits  # noqa: E402
 from nova_vcloud.qos.backends import base  # noqa: E402
 from nova_vcloud.qos.backends import tc  # noqa: E402
-from nova_vcloud.virt_docker import addresses  # noqa: E402
+from nova_vcloud.virt_docker.vif import addresses  # noqa: E402
 from nova_vcloud.virt_docker.vif import network  # noqa: E402
 
 SECONDS = float(os.environ.get('BENCH_SECONDS', '6'))

@@ -21,7 +21,7 @@ sys.path[:0] = [str(ROOT / 'benchmarks')]
 import _report  # noqa: E402 - found by the line above
 
 from nova_vcloud import privsep  # noqa: E402
-from nova_vcloud.virt_docker import addresses  # noqa: E402
+from nova_vcloud.virt_docker.vif import addresses  # noqa: E402
 from nova_vcloud.virt_docker.vif import network  # noqa: E402
 
 ROUNDS = int(os.environ.get('BENCH_ROUNDS', '40'))

@@ -36,12 +36,12 @@ from nova.scheduler.weights import ram  # noqa: E402
 from oslo_db.sqlalchemy import enginefacade  # noqa: E402
 import zoo  # noqa: E402
 
-from nova_vcloud import applications  # noqa: E402
-from nova_vcloud import figures  # noqa: E402
+from nova_vcloud import host_stats  # noqa: E402
 from nova_vcloud.filters import all_filters  # noqa: E402
 from nova_vcloud.filters import app_anti_affinity  # noqa: E402
 from nova_vcloud.filters import app_index  # noqa: E402
 from nova_vcloud.filters import weighers  # noqa: E402
+from nova_vcloud.flavor import applications  # noqa: E402
 
 SIZES = (100, 1000, 10_000, 20_000)
 SERVERS = 20  # on each host, and in the application
@@ -61,9 +61,10 @@ def hosts(count: int) -> list:
     for first in range(0, count, RACK):
         rack = zoo.aggregate(*names[first:first + RACK], rack=f'r{first}')
         for number, name in enumerate(names[first:first + RACK], first):
-            stats = (figures.Ecu(4.0, 160, number % 160, (20, 20)).to_stats()
-                     | figures.Load(number % 90 / 100, 0.4, SERVERS,
-                                    time.time()).to_stats())
+            stats = (host_stats.Ecu(4.0, 160, number % 160,
+                                    (20, 20)).to_stats()
+                     | host_stats.Load(number % 90 / 100, 0.4, SERVERS,
+                                       time.time()).to_stats())
             # Nova reads each host's from a text: it has its own keys.
             stats = json.loads(json.dumps(stats))
             found.append(zoo.host(

@@ -29,7 +29,7 @@ from mini import seed  # noqa: E402
 from mini import settings  # noqa: E402
 from nova_vcloud import privsep  # noqa: E402
 from nova_vcloud.engine import Engine  # noqa: E402
-from nova_vcloud.virt_docker import addresses  # noqa: E402
+from nova_vcloud.virt_docker.vif import addresses  # noqa: E402
 from nova_vcloud.virt_docker.vif import network  # noqa: E402
 
 ROUNDS = int(os.environ.get('BENCH_ROUNDS', '25'))

@@ -15,12 +15,12 @@ from nova import objects
 from nova.scheduler import host_manager
 from oslo_log import log
 
-from nova_vcloud import applications
 from nova_vcloud import exception
 from nova_vcloud.conf import scheduler
 from nova_vcloud.filters import app_index
 from nova_vcloud.filters import app_reader
 from nova_vcloud.filters import base
+from nova_vcloud.flavor import applications
 
 CONF = conf.CONF
 scheduler.register_opts(CONF)

@@ -19,9 +19,9 @@ from typing import Protocol
 
 from oslo_log import log
 
-from nova_vcloud.applications import Key
 from nova_vcloud.filters import choices
 from nova_vcloud.filters import turns
+from nova_vcloud.flavor.applications import Key
 
 LOG = log.getLogger(__name__)
 

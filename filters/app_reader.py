@@ -23,9 +23,9 @@ from oslo_serialization import jsonutils
 from oslo_utils import timeutils
 import sqlalchemy as sa
 
-from nova_vcloud import applications
 from nova_vcloud import exception
 from nova_vcloud.filters import app_index
+from nova_vcloud.flavor import applications
 
 LOG = log.getLogger(__name__)
 

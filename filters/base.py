@@ -16,7 +16,7 @@ from nova.scheduler import host_manager
 from nova.scheduler import utils
 from oslo_log import log
 
-from nova_vcloud import figures
+from nova_vcloud import host_stats
 from nova_vcloud.filters import choices
 
 LOG = log.getLogger(__name__)
@@ -116,7 +116,7 @@ class Candidates:
         return [host.host for host in self.hosts]
 
     @functools.cached_property
-    def stats(self) -> list[figures.Stats]:
+    def stats(self) -> list[host_stats.Stats]:
         """What each host tells of itself."""
         return [getattr(host, 'stats', None) for host in self.hosts]
 

@@ -14,10 +14,10 @@ from nova import objects
 from nova.scheduler import host_manager
 
 from nova_vcloud import exception
-from nova_vcloud import figures
-from nova_vcloud import specs
+from nova_vcloud import host_stats
 from nova_vcloud.conf import scheduler
 from nova_vcloud.filters import base
+from nova_vcloud.flavor import flavor_limits
 
 CONF = conf.CONF
 scheduler.register_opts(CONF)
@@ -36,11 +36,11 @@ class EcuFilter(base.Filter):
               spec: objects.RequestSpec) -> Sequence[str]:
         """Return why each host cannot be; none where all can."""
         extra = base.extra_specs(spec)
-        if not any(specs.ECU.fullmatch(key) for key in extra):
+        if not any(flavor_limits.ECU.fullmatch(key) for key in extra):
             return ()
         try:
-            request = specs.parse(spec.flavor.vcpus, spec.flavor.memory_mb,
-                                  extra)
+            request = flavor_limits.parse(spec.flavor.vcpus,
+                                          spec.flavor.memory_mb, extra)
         except exception.InvalidRequest as e:
             return [str(e)] * len(hosts)
         candidates = base.Candidates.of(hosts, spec)
@@ -65,12 +65,12 @@ class Pool:
     def of(cls, host: host_manager.HostState) -> Pool:
         """Return what those of a host say."""
         return cls(*(
-            min((n for n in map(figures.number, base.metadata(host, key))
+            min((n for n in map(host_stats.number, base.metadata(host, key))
                  if n), default=None) for key in (PER_CORE, RATIO)))
 
 
-def _too_slow(hosts: list[figures.Stats], pools: list[Pool],
-              request: specs.Request) -> Sequence[str]:
+def _too_slow(hosts: list[host_stats.Stats], pools: list[Pool],
+              request: flavor_limits.Request) -> Sequence[str]:
     if not request.ecu or not request.vcpus:
         return ()
     need = request.ecu / request.vcpus
@@ -79,7 +79,7 @@ def _too_slow(hosts: list[figures.Stats], pools: list[Pool],
         '([vcloud_scheduler] unknown_ecu)')
     enough, found = need / (1 + 1e-9), []
     for host, pool in zip(hosts, pools, strict=True):
-        per_core = figures.ecu_per_core(host) or pool.per_core
+        per_core = host_stats.ecu_per_core(host) or pool.per_core
         if per_core is None:
             found.append(unknown)
         elif per_core >= enough:
@@ -89,14 +89,14 @@ def _too_slow(hosts: list[figures.Stats], pools: list[Pool],
     return found
 
 
-def _too_far_apart(hosts: list[figures.Stats], _pools: list[Pool],
-                   request: specs.Request) -> Sequence[str]:
+def _too_far_apart(hosts: list[host_stats.Stats], _pools: list[Pool],
+                   request: flavor_limits.Request) -> Sequence[str]:
     if request.numa_policy != 'require' or not (
             request.dedicated or request.bind):
         return ()
     found = []
     for host in hosts:
-        largest = max(figures.node_cpus(host), default=None)
+        largest = max(host_stats.node_cpus(host), default=None)
         fits = largest is None or request.vcpus <= largest
         found.append('' if fits else (
             f'needs {request.vcpus} CPUs in one NUMA node, has {largest} in '
@@ -104,16 +104,16 @@ def _too_far_apart(hosts: list[figures.Stats], _pools: list[Pool],
     return found
 
 
-def _sold(hosts: list[figures.Stats], pools: list[Pool],
-          request: specs.Request) -> Sequence[str]:
+def _sold(hosts: list[host_stats.Stats], pools: list[Pool],
+          request: flavor_limits.Request) -> Sequence[str]:
     if not request.ecu or all(pool.ratio is None for pool in set(pools)):
         return ()
     return [_sold_out(host, pool.ratio, request.ecu)
             for host, pool in zip(hosts, pools, strict=True)]
 
 
-def _sold_out(stats: figures.Stats, ratio: float | None, ecu: int) -> str:
-    sold = figures.ecu_sold(stats)
+def _sold_out(stats: host_stats.Stats, ratio: float | None, ecu: int) -> str:
+    sold = host_stats.ecu_sold(stats)
     if ratio is None or sold is None:
         return ''
     used, total = sold

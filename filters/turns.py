@@ -12,7 +12,7 @@ import dataclasses
 import threading
 import time
 
-from nova_vcloud.applications import Key
+from nova_vcloud.flavor.applications import Key
 
 #: Seconds after which a turn is over though nothing was chosen: the claim
 #: failed on every host, or a later filter rejected them all.

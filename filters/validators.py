@@ -7,17 +7,17 @@ on a key of ``vcloud:`` that is not listed is refused, too.
 
 from nova.api.validation.extra_specs import base
 
-from nova_vcloud import extra_specs
+from nova_vcloud.flavor import flavor_keys
 
 
 def register() -> list[base.ExtraSpecValidator]:
     """Return a validator for each key."""
     return [base.ExtraSpecValidator(
         name=name, description=spec.description, value=_value(spec))
-        for name, spec in extra_specs.KEYS.items()]
+        for name, spec in flavor_keys.KEYS.items()]
 
 
-def _value(spec: extra_specs.Spec) -> dict[str, object]:
+def _value(spec: flavor_keys.Spec) -> dict[str, object]:
     """Return Nova's words for what a value may be."""
     found: dict[str, object] = {'type': spec.type}
     if spec.minimum is not None:

@@ -17,13 +17,13 @@ from nova.scheduler import weights
 from oslo_log import log
 
 from nova_vcloud import exception
-from nova_vcloud import figures
-from nova_vcloud import specs
+from nova_vcloud import host_stats
 from nova_vcloud.conf import scheduler
 from nova_vcloud.filters import app_anti_affinity
 from nova_vcloud.filters import base
 from nova_vcloud.filters import choices
 from nova_vcloud.filters import ecu_filter
+from nova_vcloud.flavor import flavor_limits
 
 CONF = conf.CONF
 scheduler.register_opts(CONF)
@@ -162,7 +162,7 @@ def claimed(host: host_manager.HostState) -> tuple[float, float]:
     return (_share(host.vcpus_used or 0, cpus), _share(used_mb, memory))
 
 
-def used(host: host_manager.HostState, stats: figures.Stats,
+def used(host: host_manager.HostState, stats: host_stats.Stats,
          spec: objects.RequestSpec, believed: float) -> tuple[float, float]:
     """Return the shares of CPU and memory in use.
 
@@ -171,7 +171,7 @@ def used(host: host_manager.HostState, stats: figures.Stats,
 
     :param believed: Unix time from which on a measurement is
     """
-    load = figures.load(stats)
+    load = host_stats.load(stats)
     if load is None or load[3] <= believed:
         return claimed(host)
     cpu, memory, servers, _time = load
@@ -199,14 +199,14 @@ class EcuWeigher(Weigher):
     def weigh(self, candidates: base.Candidates,
               spec: objects.RequestSpec) -> Sequence[float]:
         """Return a weight for each host; none where no ECU is asked for."""
-        if not any(specs.ECU.fullmatch(key)
+        if not any(flavor_limits.ECU.fullmatch(key)
                    for key in base.extra_specs(spec)):
             return ()
         found = []
         for stats, ratio in zip(candidates.stats,
                                 candidates.by_pool(
                                     _ratio_of, ecu_filter.RATIO), strict=True):
-            sold = figures.ecu_sold(stats)
+            sold = host_stats.ecu_sold(stats)
             free = 1 - sold[0] / (sold[1] * ratio) if sold else 0.0
             # A long number costs Nova's log more time than all the rest.
             found.append(int(free * GRAIN) / GRAIN if free > 0 else 0.0)

@@ -3,7 +3,7 @@
 
 One ECU (elastic compute unit) is a fixed amount of single-thread work per
 second: a quarter of what a core of the reference host does of benchmark
-``ecu-1`` (:mod:`nova_vcloud.benchmark`). A server of 2 ECU does the same
+``ecu-1`` (:mod:`nova_vcloud.ecu_benchmark`). A server of 2 ECU does the same
 work per second on every host, on a slow one with more CPU time.
 """
 

@@ -173,7 +173,7 @@ def _problem() -> str:
 
 def _apply(text: str) -> str:
     """Return why that was not possible; '' when it is done."""
-    # Not by oslo's processutils, which takes 15 ms more (qos/rootfs.py).
+    # Not by oslo's processutils, which takes 15 ms more (qos/disk/rootfs.py).
     try:
         nft = subprocess.Popen(['nft', '-f', '-'], stdin=subprocess.PIPE,
                                stdout=subprocess.DEVNULL,

@@ -8,10 +8,10 @@ import dataclasses
 
 from nova_vcloud import ecu
 from nova_vcloud import exception
+from nova_vcloud.flavor.flavor_limits import Request
 from nova_vcloud.qos import limits
-from nova_vcloud.qos.cpuset import Placement
+from nova_vcloud.qos.cpu.pinning import Placement
 from nova_vcloud.qos.limits import Key
-from nova_vcloud.specs import Request
 
 MIB = 2**20
 GIB = 2**30

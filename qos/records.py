@@ -11,7 +11,7 @@ from typing import Any
 
 from nova_vcloud import exception
 from nova_vcloud import guest as guests
-from nova_vcloud import state
+from nova_vcloud import json_documents
 from nova_vcloud.qos import limits
 
 VERSION = 1
@@ -104,7 +104,7 @@ class Records:
     :param documents: one for each guest, named by its server's UUID
     """
 
-    def __init__(self, documents: state.Documents) -> None:
+    def __init__(self, documents: json_documents.Documents) -> None:
         self._documents = documents
 
     def uuids(self) -> list[str]:

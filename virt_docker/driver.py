@@ -22,37 +22,37 @@ from oslo_utils import fileutils
 from nova_vcloud import ecu
 from nova_vcloud import exception
 from nova_vcloud import privsep
+from nova_vcloud.qos import periodic
 from nova_vcloud.qos import policy
-from nova_vcloud.qos import watch
-from nova_vcloud.virt_docker import admission
-from nova_vcloud.virt_docker import claims
-from nova_vcloud.virt_docker import containers
-from nova_vcloud.virt_docker import devicetags
-from nova_vcloud.virt_docker import diagnostics
+from nova_vcloud.virt_docker import crash_points
 from nova_vcloud.virt_docker import driver_devices
 from nova_vcloud.virt_docker import driver_images
 from nova_vcloud.virt_docker import driver_moves
 from nova_vcloud.virt_docker import driver_volumes
-from nova_vcloud.virt_docker import evacuation
-from nova_vcloud.virt_docker import events
 from nova_vcloud.virt_docker import factory
-from nova_vcloud.virt_docker import firstboot
-from nova_vcloud.virt_docker import host as docker_host
-from nova_vcloud.virt_docker import leftovers
-from nova_vcloud.virt_docker import load
-from nova_vcloud.virt_docker import port_events
-from nova_vcloud.virt_docker import power_states
-from nova_vcloud.virt_docker import rebuilds
-from nova_vcloud.virt_docker import recovery
-from nova_vcloud.virt_docker import rescue
-from nova_vcloud.virt_docker import resize
 from nova_vcloud.virt_docker import resources
-from nova_vcloud.virt_docker import seed
-from nova_vcloud.virt_docker import snapshots
-from nova_vcloud.virt_docker import spec
-from nova_vcloud.virt_docker import startup
-from nova_vcloud.virt_docker import steps
-from nova_vcloud.virt_docker import transfer_rpc
+from nova_vcloud.virt_docker.guest import boot_checks
+from nova_vcloud.virt_docker.guest import container_spec
+from nova_vcloud.virt_docker.guest import containers
+from nova_vcloud.virt_docker.guest import device_tags
+from nova_vcloud.virt_docker.guest import diagnostics
+from nova_vcloud.virt_docker.guest import events
+from nova_vcloud.virt_docker.guest import file_injection
+from nova_vcloud.virt_docker.guest import port_events
+from nova_vcloud.virt_docker.guest import power_states
+from nova_vcloud.virt_docker.guest import rebuild
+from nova_vcloud.virt_docker.guest import rescue
+from nova_vcloud.virt_docker.guest import snapshot
+from nova_vcloud.virt_docker.guest import user_data
+from nova_vcloud.virt_docker.host import app_admission
+from nova_vcloud.virt_docker.host import claims
+from nova_vcloud.virt_docker.host import host as docker_host
+from nova_vcloud.virt_docker.host import load
+from nova_vcloud.virt_docker.migration import evacuation
+from nova_vcloud.virt_docker.migration import leftovers
+from nova_vcloud.virt_docker.migration import recovery
+from nova_vcloud.virt_docker.migration import resize
+from nova_vcloud.virt_docker.migration import transfer_rpc
 from nova_vcloud.virt_docker.volumes import connections
 
 CONF = nova.conf.CONF
@@ -118,10 +118,10 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs,
             self._defaults, CONF.host, self._shared_folders,
             factory.stops(CONF, self._engine),
             lambda: self._host.ids is not None)
-        self._rebuilds = rebuilds.Rebuilds(
+        self._rebuilds = rebuild.Rebuilds(
             self._containers, self._image_api, claims.Claims(
                 getattr(manager, 'reportclient', None)))
-        self._admission = admission.Admission(
+        self._admission = app_admission.Admission(
             self._containers.applications, self._hints,
             factory.app_limits(CONF))
 
@@ -132,10 +132,10 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs,
         self._rescue = rescue.Rescue(
             self._engine, self._containers,
             os.path.join(CONF.state_path, 'vcloud-rescue'))
-        self._snapshots = snapshots.Snapshots(
+        self._snapshots = snapshot.Snapshots(
             self._engine, self._containers, self._image_api,
             CONF.docker.snapshot_max_layers, CONF.host,
-            snapshots.notes(CONF))
+            snapshot.notes(CONF))
 
     def _make_moves(self, manager: Any) -> None:
         self._others = factory.other_hosts(CONF)
@@ -150,7 +150,7 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs,
     def _make_watchers(self) -> None:
         self._consoles = factory.console_ports(CONF, self._engine)
         self._events = events.EventFeed(
-            self._engine, spec.own_labels(CONF.host),
+            self._engine, container_spec.own_labels(CONF.host),
             CONF.docker.stop_event_delay, self._containers.follow,
             self._containers.claim_start, self._emit,
             self._containers.verify)
@@ -158,8 +158,8 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs,
             self._engine, CONF.host, self._remove_all,
             elsewhere=functools.partial(
                 leftovers.elsewhere, holds=factory.destination(CONF).holds))
-        self._watch = watch.Watch(self._limits.keeper.sweep,
-                                  CONF.qos.verify_interval)
+        self._watch = periodic.Watch(self._limits.keeper.sweep,
+                                     CONF.qos.verify_interval)
 
     def _image_meta(self, context: Any, image_id: str) -> objects.ImageMeta:
         return objects.ImageMeta.from_image_ref(context, self._image_api,
@@ -238,7 +238,7 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs,
         # As for Nova's own check of server groups.
         if CONF.workarounds.disable_group_policy_check_upcall:
             return {}
-        return admission.hints_of(context, instance)
+        return app_admission.hints_of(context, instance)
 
     def update_provider_tree(self, provider_tree: Any, nodename: str,
                              allocations: Any = None) -> None:
@@ -279,7 +279,7 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs,
 
     def list_instances(self) -> list[str]:
         """Return the names of the servers of this host."""
-        return [c['Labels'][spec.LABEL_NAME]
+        return [c['Labels'][container_spec.LABEL_NAME]
                 for c in self._containers.list().values()]
 
     def list_instance_uuids(self) -> list[str]:
@@ -338,9 +338,9 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs,
                 self._admission.admitted(context, instance) as application, \
                 self._with_volumes(instance, block_device_info):
             network_info = network_info or []  # which waits for it
-            devicetags.note(context, instance)
+            device_tags.note(context, instance)
             self._containers.spawn(context, instance, image_meta,
-                                   network_info, seed.archive(
+                                   network_info, file_injection.archive(
                                        instance, network_info,
                                        injected_files, admin_password),
                                    power_on, application)
@@ -366,7 +366,7 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs,
         with self._rebuilds.rolled_back(context, instance, allocations), \
                 self._nova_errors(instance):
             self._rebuilds.rebuild(context, instance, image_meta,
-                                   network_info or [], seed.archive(
+                                   network_info or [], file_injection.archive(
                                        instance, network_info,
                                        injected_files, admin_password),
                                    self._stop_timeout(instance),
@@ -381,9 +381,9 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs,
     def _welcome(self, instance: objects.Instance,
                  admin_password: str | None) -> None:
         """Do what only a server that runs can be given."""
-        firstboot.begin(
-            self._engine, spec.container_name(instance.uuid), instance,
-            admin_password if CONF.docker.inject_password else None)
+        user_data.begin(
+            self._engine, container_spec.container_name(instance.uuid),
+            instance, admin_password if CONF.docker.inject_password else None)
 
     def destroy(self, context: nova_context.RequestContext,
                 instance: objects.Instance, network_info: Any,
@@ -403,7 +403,7 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs,
             self._moves.forget(instance.uuid)
             self._volumes.release(instance.uuid)
             self._ephemerals.remove(instance.uuid)
-            steps.reached('destroyed')
+            crash_points.reached('destroyed')
         except exception.EngineUnavailable as e:
             raise nova_exception.InstancePowerOffFailure(
                 reason='the Docker engine of the host does not answer; '
@@ -415,7 +415,7 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs,
                 LOG.exception('Cannot remove the evacuated instance, which is '
                               'on %s now: remove its container %s by hand',
                               instance.host,
-                              spec.container_name(instance.uuid),
+                              container_spec.container_name(instance.uuid),
                               instance=instance)
                 return
             raise nova_exception.InstancePowerOffFailure(reason=str(e)) from e
@@ -433,7 +433,7 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs,
 
     def _stop_timeout(self, instance: objects.Instance) -> int:
         """Return seconds until SIGKILL, as Nova has it for a power-off."""
-        return startup.stop_timeout(instance, CONF.shutdown_timeout)
+        return boot_checks.stop_timeout(instance, CONF.shutdown_timeout)
 
     def power_off(self, instance: objects.Instance, timeout: int = 0,
                   retry_interval: int = 0) -> None:
@@ -520,7 +520,7 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs,
         """Run the server from another image, its disk mounted beside."""
         with self._nova_errors(instance):
             self._rescue.begin(context, instance, image_meta, network_info,
-                               seed.archive(
+                               file_injection.archive(
                                    instance, network_info,
                                    admin_password=rescue_password))
 

@@ -9,9 +9,9 @@ import contextlib
 from nova import objects
 from nova.virt import driver
 
-from nova_vcloud.virt_docker import containers
-from nova_vcloud.virt_docker import host as docker_host
 from nova_vcloud.virt_docker import nova_errors
+from nova_vcloud.virt_docker.guest import containers
+from nova_vcloud.virt_docker.host import host as docker_host
 
 
 class Part(driver.ComputeDriver):

@@ -13,11 +13,11 @@ from nova.console import type as console_type
 from oslo_log import log
 
 from nova_vcloud.engine import Engine
-from nova_vcloud.virt_docker import consoles
-from nova_vcloud.virt_docker import devicetags
+from nova_vcloud.virt_docker import crash_points
 from nova_vcloud.virt_docker import driver_base
-from nova_vcloud.virt_docker import password
-from nova_vcloud.virt_docker import steps
+from nova_vcloud.virt_docker.guest import device_tags
+from nova_vcloud.virt_docker.guest import password
+from nova_vcloud.virt_docker.guest import serial_console
 
 LOG = log.getLogger(__name__)
 
@@ -26,7 +26,7 @@ class DeviceVerbs(driver_base.Part):
     """Network interfaces, at start and later; passwords, consoles."""
 
     _engine: Engine
-    _consoles: consoles.Consoles
+    _consoles: serial_console.Consoles
 
     def plug_vifs(self, instance: objects.Instance,
                   network_info: Any) -> None:
@@ -76,14 +76,14 @@ class DeviceVerbs(driver_base.Part):
         :raises InterfaceAttachFailed: with the reason; nothing is left of it
         """
         known = instance.get_network_info()
-        steps.reached('interface')
+        crash_points.reached('interface')
         try:
             with self._nova_errors(instance), contextlib.ExitStack() as undo:
                 self._containers.attach(instance, known, vif['id'])
                 undo.callback(self._containers.detach, instance, known,
                               vif['id'])
-                steps.reached('plugged')
-                devicetags.note(context, instance)
+                crash_points.reached('plugged')
+                device_tags.note(context, instance)
                 undo.pop_all()
         except nova_exception.NovaException as e:
             raise nova_exception.InterfaceAttachFailed(

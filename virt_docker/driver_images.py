@@ -9,8 +9,8 @@ from oslo_log import log
 
 from nova_vcloud import exception
 from nova_vcloud.virt_docker import driver_base
-from nova_vcloud.virt_docker import imagecache
-from nova_vcloud.virt_docker import snapshots
+from nova_vcloud.virt_docker.guest import snapshot
+from nova_vcloud.virt_docker.image import imagecache
 
 LOG = log.getLogger(__name__)
 
@@ -19,7 +19,7 @@ class ImageVerbs(driver_base.Part):
     """``openstack aggregate cache image``, and the way back."""
 
     _image_cache: imagecache.ImageCache
-    _snapshots: snapshots.Snapshots
+    _snapshots: snapshot.Snapshots
 
     def cache_image(self, context: nova_context.RequestContext,
                     image_id: str) -> bool:

@@ -11,16 +11,16 @@ from nova import objects
 from nova.compute import vm_states
 from oslo_log import log
 
+from nova_vcloud.virt_docker import crash_points
 from nova_vcloud.virt_docker import driver_volumes
-from nova_vcloud.virt_docker import interrupted
-from nova_vcloud.virt_docker import moves
-from nova_vcloud.virt_docker import rebuilds
-from nova_vcloud.virt_docker import recovery
-from nova_vcloud.virt_docker import rescue
-from nova_vcloud.virt_docker import resize
-from nova_vcloud.virt_docker import snapshots
-from nova_vcloud.virt_docker import steps
-from nova_vcloud.virt_docker import unshelves
+from nova_vcloud.virt_docker.guest import rebuild
+from nova_vcloud.virt_docker.guest import rescue
+from nova_vcloud.virt_docker.guest import snapshot
+from nova_vcloud.virt_docker.migration import cold_migration
+from nova_vcloud.virt_docker.migration import interrupted
+from nova_vcloud.virt_docker.migration import recovery
+from nova_vcloud.virt_docker.migration import resize
+from nova_vcloud.virt_docker.migration import unshelves
 from nova_vcloud.virt_docker.volumes import ephemeral
 
 LOG = log.getLogger(__name__)
@@ -29,10 +29,10 @@ LOG = log.getLogger(__name__)
 class MoveVerbs(driver_volumes.VolumeVerbs):
     """Cold migration, resize, and what is left of them."""
 
-    _moves: moves.Moves
+    _moves: cold_migration.Moves
     _recovery: recovery.Recovery
-    _rebuilds: rebuilds.Rebuilds
-    _snapshots: snapshots.Snapshots
+    _rebuilds: rebuild.Rebuilds
+    _snapshots: snapshot.Snapshots
     _rescue: rescue.Rescue
 
     def check_can_live_migrate_destination(
@@ -94,7 +94,7 @@ class MoveVerbs(driver_volumes.VolumeVerbs):
             if resize.stays(migration):
                 self._containers.resize(instance, instance.flavor,
                                         network_info)
-                steps.reached('resized')
+                crash_points.reached('resized')
             else:
                 self._moves.receive(
                     context, instance, disk_info, network_info, image_meta,
@@ -134,11 +134,11 @@ class MoveVerbs(driver_volumes.VolumeVerbs):
                 self._try_grow_disks(instance)
             else:
                 self._containers.drop_parked(instance.uuid)
-                steps.reached('confirm')
+                crash_points.reached('confirm')
                 self._moves.forget(instance.uuid)
                 self._volumes.release(instance.uuid)
                 self._ephemerals.remove(instance.uuid)
-        steps.reached('confirmed')
+        crash_points.reached('confirmed')
         ephemeral.note_growth(context, instance)
 
     def finish_revert_migration(
@@ -148,14 +148,14 @@ class MoveVerbs(driver_volumes.VolumeVerbs):
             power_on: bool = True, share_info: Any = None) -> None:
         """Have the server as it was, wherever its move got to."""
         with self._nova_errors(instance):
-            steps.reached('reverting')
+            crash_points.reached('reverting')
             if resize.stays(migration):
                 self._containers.resize(instance, instance.flavor,
                                         network_info)
             else:
                 self._have_volumes(instance, block_device_info)
                 self._containers.restore(instance, network_info, power_on)
-            steps.reached('reverted')
+            crash_points.reached('reverted')
 
     def delete_instance_files(self, instance: objects.Instance) -> bool:
         """Remove what a move that failed has left of a deleted server."""

@@ -20,17 +20,17 @@ from nova.virt import storage_users
 from oslo_log import log
 
 from nova_vcloud import exception
-from nova_vcloud import state
+from nova_vcloud import json_documents
 from nova_vcloud import userns
-from nova_vcloud.qos import devices
-from nova_vcloud.virt_docker import devicetags
+from nova_vcloud.qos.disk import devices
 from nova_vcloud.virt_docker import driver_base
-from nova_vcloud.virt_docker import spec
+from nova_vcloud.virt_docker.guest import container_spec
+from nova_vcloud.virt_docker.guest import device_tags
 from nova_vcloud.virt_docker.volumes import attachments
 from nova_vcloud.virt_docker.volumes import connections
+from nova_vcloud.virt_docker.volumes import container_view
 from nova_vcloud.virt_docker.volumes import ephemeral
 from nova_vcloud.virt_docker.volumes import filesystems
-from nova_vcloud.virt_docker.volumes import guests
 from nova_vcloud.virt_docker.volumes import nodes
 
 LOG = log.getLogger(__name__)
@@ -80,7 +80,7 @@ class VolumeVerbs(driver_base.Part):
 
     _volumes: attachments.Volumes
     _ephemerals: ephemeral.Store
-    _defaults: spec.Defaults
+    _defaults: container_spec.Defaults
 
     def _make_volumes(self, conf: Any, namespace: Callable[[str], str],
                       ids: Callable[[], userns.IdMap | None]
@@ -94,7 +94,8 @@ class VolumeVerbs(driver_base.Part):
         return attachments.Volumes(
             connections.Connections(conf.my_block_storage_ip, conf.host,
                                     own.nfs_mount_point_base, own.multipath),
-            state.Documents(os.path.join(conf.state_path, 'vcloud-volumes')),
+            json_documents.Documents(os.path.join(conf.state_path,
+                                                  'vcloud-volumes')),
             filesystems.Filesystems(own.mount_path, own.filesystems,
                                     own.make_filesystem, ids),
             nodes.Nodes(conf.docker.runtime_links_path, namespace, ids),
@@ -133,7 +134,7 @@ class VolumeVerbs(driver_base.Part):
                                          mountpoint)
                     undo.callback(self._volumes.detach, instance.uuid,
                                   mountpoint)
-                    devicetags.note(context, instance)
+                    device_tags.note(context, instance)
                     undo.pop_all()
             except exception.VolumeError as e:
                 raise nova_exception.VolumeAttachFailed(
@@ -311,13 +312,13 @@ class VolumeVerbs(driver_base.Part):
         for disk in disks:
             self._volumes.detach(instance.uuid, disk.device)
 
-    def _guest(self, uuid: str) -> guests.Guest | None:
+    def _guest(self, uuid: str) -> container_view.Guest | None:
         """Return what volumes must know of a server's container."""
         try:
             container = self._containers.inspect(uuid)
         except exception.ContainerNotFound:
             return None
-        return guests.Guest(
+        return container_view.Guest(
             container['State']['Pid'] or 0,
             self._defaults.cgroup(container['Id']),
             tuple(container['HostConfig']['Binds'] or ()))

@@ -22,23 +22,23 @@ from nova_vcloud.conf import registry as registry_conf
 from nova_vcloud.conf import scheduler as scheduler_conf
 from nova_vcloud.conf import volumes as volumes_conf
 from nova_vcloud.engine import Engine
-from nova_vcloud.qos import assembly
-from nova_vcloud.qos import quota_file
-from nova_vcloud.virt_docker import channels
-from nova_vcloud.virt_docker import consoles
-from nova_vcloud.virt_docker import containers
-from nova_vcloud.virt_docker import host as docker_host
-from nova_vcloud.virt_docker import imagecache
-from nova_vcloud.virt_docker import imageroom
-from nova_vcloud.virt_docker import images
-from nova_vcloud.virt_docker import live_processes
-from nova_vcloud.virt_docker import moves
-from nova_vcloud.virt_docker import references
+from nova_vcloud.qos import hosts
+from nova_vcloud.qos.disk import loop_file
+from nova_vcloud.transfer import channels
+from nova_vcloud.transfer import transport
 from nova_vcloud.virt_docker import resources
-from nova_vcloud.virt_docker import spec
-from nova_vcloud.virt_docker import stopping
-from nova_vcloud.virt_docker import transfer_rpc
-from nova_vcloud.virt_docker import transport
+from nova_vcloud.virt_docker.guest import container_spec
+from nova_vcloud.virt_docker.guest import containers
+from nova_vcloud.virt_docker.guest import live_processes
+from nova_vcloud.virt_docker.guest import serial_console
+from nova_vcloud.virt_docker.guest import stopping
+from nova_vcloud.virt_docker.host import host as docker_host
+from nova_vcloud.virt_docker.image import imagecache
+from nova_vcloud.virt_docker.image import imageroom
+from nova_vcloud.virt_docker.image import images
+from nova_vcloud.virt_docker.image import registry_ref
+from nova_vcloud.virt_docker.migration import cold_migration
+from nova_vcloud.virt_docker.migration import transfer_rpc
 from nova_vcloud.virt_docker.vif import network
 from nova_vcloud.virt_docker.volumes import ephemeral
 
@@ -50,10 +50,10 @@ def register_opts(conf: cfg.ConfigOpts) -> None:
         group.register_opts(conf)
 
 
-def defaults(conf: cfg.ConfigOpts) -> spec.Defaults:
+def defaults(conf: cfg.ConfigOpts) -> container_spec.Defaults:
     """Return what containers have unless flavor or image say otherwise."""
     own = conf.docker
-    return spec.Defaults(
+    return container_spec.Defaults(
         own.runtime, own.cgroup_parent, own.log_max_size_kib,
         own.log_max_files, own.no_new_privileges, tuple(own.capabilities),
         tuple(own.allowed_capabilities), tuple(own.allowed_devices),
@@ -103,12 +103,12 @@ def cpus(conf: cfg.ConfigOpts) -> resources.Cpus:
                             conf.qos.numa_policy)
 
 
-def limits(conf: cfg.ConfigOpts, docker: Engine) -> assembly.Assembly:
+def limits(conf: cfg.ConfigOpts, docker: Engine) -> hosts.Assembly:
     """Return what holds servers to their limits."""
     own = conf.docker
-    return assembly.docker_host(
+    return hosts.docker_host(
         docker, own.runtime_links_path, conf.qos.state_path,
-        quota_file.Files(conf.preallocate_images == 'space')
+        loop_file.Files(conf.preallocate_images == 'space')
         if own.root_disks == 'file' else None, docker_conf.raw_sockets(conf))
 
 
@@ -119,7 +119,7 @@ def image_store(conf: cfg.ConfigOpts, docker: Engine,
     return images.ImageStore(
         docker, image_api.download,
         os.path.join(conf.state_path, 'vcloud-locks'),
-        references.References(image_api, registry_conf.settings(conf)),
+        registry_ref.References(image_api, registry_conf.settings(conf)),
         imageroom.Bounds(own.image_cache_max_project_gb,
                          own.image_cache_min_free_percent))
 
@@ -168,10 +168,10 @@ def destination(conf: cfg.ConfigOpts) -> transfer_rpc.Destination:
 def moves_of(conf: cfg.ConfigOpts, docker: Engine,
              servers: containers.Containers, store: images.ImageStore,
              image_api: glance.API, others: transport.Hosts,
-             ephemerals: ephemeral.Store) -> moves.Moves:
+             ephemerals: ephemeral.Store) -> cold_migration.Moves:
     """Return what moves servers between hosts."""
     own = conf.vcloud_migration
-    return moves.Moves(
+    return cold_migration.Moves(
         docker, servers, store, own.method, own.spool_path, others.remote,
         destination(conf),
         lambda context, image: images.known(image_api, context, image),
@@ -179,9 +179,10 @@ def moves_of(conf: cfg.ConfigOpts, docker: Engine,
         own.engine_wait, ephemerals)
 
 
-def console_ports(conf: cfg.ConfigOpts, docker: Engine) -> consoles.Consoles:
+def console_ports(conf: cfg.ConfigOpts,
+                  docker: Engine) -> serial_console.Consoles:
     """Return the serial consoles of servers, as ports of this host."""
-    return consoles.Consoles(
+    return serial_console.Consoles(
         docker, conf.serial_console.proxyclient_address, serial.acquire_port,
         serial.release_port, conf.docker.serial_proxy_hosts,
         conf.consoleauth.token_ttl)

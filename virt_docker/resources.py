@@ -18,19 +18,19 @@ from oslo_log import log
 
 from nova_vcloud import ecu
 from nova_vcloud import exception
-from nova_vcloud import figures
-from nova_vcloud import specs
+from nova_vcloud import host_stats
+from nova_vcloud.flavor import flavor_limits
 from nova_vcloud.guest import Guest
 from nova_vcloud.guest import Link
-from nova_vcloud.qos import cpuset
 from nova_vcloud.qos import limits
 from nova_vcloud.qos import policy
 from nova_vcloud.qos import records
 from nova_vcloud.qos.backends import disk
+from nova_vcloud.qos.cpu import pinning
+from nova_vcloud.qos.cpu.topology import Topology
 from nova_vcloud.qos.keeper import Keeper
 from nova_vcloud.qos.records import Record
-from nova_vcloud.qos.topology import Topology
-from nova_vcloud.virt_docker.addresses import Nic
+from nova_vcloud.virt_docker.vif.addresses import Nic
 
 LOG = log.getLogger(__name__)
 
@@ -117,11 +117,12 @@ class Resources:
             self._keeper.enforcer.check(wanted)
             yield Allotment(wanted, request.dedicated, request.bind)
 
-    def _place(self, uuid: str, request: specs.Request) -> cpuset.Placement:
+    def _place(self, uuid: str,
+               request: flavor_limits.Request) -> pinning.Placement:
         cpus = self._cpus
         if not request.dedicated and not request.bind:
-            return cpuset.shared(cpus.topology, cpus.shared, request.vcpus,
-                                 {}, bind=False, node_policy='prefer')
+            return pinning.shared(cpus.topology, cpus.shared, request.vcpus,
+                                  {}, bind=False, node_policy='prefer')
         others, own = [], None
         for record in self._keeper.records.all():
             if record.guest.uuid == uuid:
@@ -135,15 +136,15 @@ class Resources:
         if request.dedicated:
             taken = frozenset().union(
                 *(r.cpus() for r in others if r.exclusive))
-            return cpuset.dedicated(cpus.topology, cpus.dedicated - taken,
-                                    request.vcpus, node_policy)
+            return pinning.dedicated(cpus.topology, cpus.dedicated - taken,
+                                     request.vcpus, node_policy)
         load = {cpu: float(sum(cpu in r.cpus() for r in others if r.bound))
                 for cpu in cpus.shared}
-        return cpuset.shared(cpus.topology, cpus.shared, request.vcpus, load,
-                             bind=True, node_policy=node_policy)
+        return pinning.shared(cpus.topology, cpus.shared, request.vcpus, load,
+                              bind=True, node_policy=node_policy)
 
     def _kept(self, own: Record | None,
-              request: specs.Request) -> cpuset.Placement | None:
+              request: flavor_limits.Request) -> pinning.Placement | None:
         """Return the CPUs a server has already, if they still will do."""
         if own is None or (own.exclusive, own.bound) != (
                 request.dedicated, request.bind):
@@ -153,7 +154,7 @@ class Resources:
         found, mems = own.cpus(), own.base.value('cpu.mems')
         if len(found) != request.vcpus or not found <= pool:
             return None
-        return cpuset.Placement(
+        return pinning.Placement(
             found, mems if isinstance(mems, frozenset) else frozenset())
 
     def keep(self, uuid: str, wanted: Allotment, container_id: str,
@@ -225,7 +226,7 @@ class Resources:
         """Return how many servers have limits here."""
         return len(self._keeper.records.uuids())
 
-    def ecu(self, per_core: float | None) -> figures.Ecu:
+    def ecu(self, per_core: float | None) -> host_stats.Ecu:
         """Return the compute units of this host, and those in use.
 
         A server that is limited by another key than ECU uses what its quota
@@ -238,10 +239,10 @@ class Resources:
             cpus.topology.cpus[cpu].node for cpu in cpus.all)
         node_cpus = tuple(nodes[node] for node in sorted(nodes))
         if per_core is None:
-            return figures.Ecu(node_cpus=node_cpus)
+            return host_stats.Ecu(node_cpus=node_cpus)
         cores = sum(_cores(record.base)
                     for record in self._keeper.records.all())
-        return figures.Ecu(
+        return host_stats.Ecu(
             per_core, ecu.capacity(len(cpus.all), per_core),
             round(cores * per_core, 2), node_cpus)
 
@@ -311,13 +312,13 @@ def _cores(wanted: limits.Limits) -> float:
 
 
 def request_of(flavor: objects.Flavor,
-               instance: objects.Instance) -> specs.Request:
+               instance: objects.Instance) -> flavor_limits.Request:
     """Return what a flavor, and the image, ask for.
 
     :raises InvalidRequest: with the key that is wrong
     """
     image: Mapping[str, Any] = instance.system_metadata or {}
-    return specs.parse(flavor.vcpus, flavor.memory_mb,
-                       flavor.extra_specs or {},
-                       image.get('image_hw_cpu_policy'), flavor.root_gb,
-                       flavor.swap)
+    return flavor_limits.parse(flavor.vcpus, flavor.memory_mb,
+                               flavor.extra_specs or {},
+                               image.get('image_hw_cpu_policy'),
+                               flavor.root_gb, flavor.swap)

@@ -12,8 +12,8 @@ from typing import Any
 
 from oslo_config import cfg
 
-from nova_vcloud import calibration
 from nova_vcloud import ecu
+from nova_vcloud import ecu_calibration
 from nova_vcloud.conf import ecu as ecu_conf
 from nova_vcloud.qos import limits
 
@@ -60,9 +60,9 @@ def _cpus(text: str) -> frozenset[int]:
 
 
 def _calibrate(conf: cfg.ConfigOpts, args: Any) -> int:
-    result = calibration.measure(args.cpus, args.seconds)
+    result = ecu_calibration.measure(args.cpus, args.seconds)
     if not args.no_store:
-        calibration.store(conf.ecu.calibration_file, result)
+        ecu_calibration.store(conf.ecu.calibration_file, result)
     if args.json:
         print(json.dumps(dataclasses.asdict(result), indent=1))
         return 0
@@ -85,7 +85,7 @@ def _calibrate(conf: cfg.ConfigOpts, args: Any) -> int:
     return 0
 
 
-def _doubts(result: calibration.Result) -> Iterable[str]:
+def _doubts(result: ecu_calibration.Result) -> Iterable[str]:
     if result.rounds_spread > RESTLESS:
         yield 'the host is busy; do it again when it is not'
     if result.cpus_spread > RESTLESS:
@@ -95,9 +95,9 @@ def _doubts(result: calibration.Result) -> Iterable[str]:
 
 def _show(conf: cfg.ConfigOpts, _args: Any) -> int:
     path = conf.ecu.calibration_file
-    found = calibration.load(path)
+    found = ecu_calibration.load(path)
     by_hand = conf.ecu.per_core
-    speed = calibration.per_core(by_hand, path)
+    speed = ecu_calibration.per_core(by_hand, path)
     if speed is None:
         print('nobody knows what a core of this host gives: run '
               'nova-vcloud-manage ecu calibrate, or set [ecu] per_core')
@@ -111,7 +111,7 @@ def _show(conf: cfg.ConfigOpts, _args: Any) -> int:
     if found:
         print(f'measured     {found.per_core:8.3f} ECU at {found.measured}, '
               f'{found.version}, of {found.model}')
-        if found.model != calibration.cpu_model():
-            print(f'this host is {calibration.cpu_model()}: what was '
+        if found.model != ecu_calibration.cpu_model():
+            print(f'this host is {ecu_calibration.cpu_model()}: what was '
                   'measured is of another')
     return 0

@@ -20,14 +20,15 @@ import uuid
 from oslo_config import cfg
 
 from nova_vcloud import exception
-from nova_vcloud import imagefile
-from nova_vcloud import registry
 from nova_vcloud.conf import docker as docker_conf
 from nova_vcloud.conf import registry as registry_conf
 from nova_vcloud.engine import Engine
+from nova_vcloud.image import import_file
+from nova_vcloud.image import registry
 
 VISIBILITIES = ('private', 'shared', 'community', 'public')
-#: Properties that the compute driver reads (virt_docker/references.py).
+#: Properties that the compute driver reads: see
+#: virt_docker/image/registry_ref.py.
 REFERENCE = 'vcloud_registry_ref'
 DIGEST = 'vcloud_registry_digest'
 _GIB = 1 << 30
@@ -83,7 +84,7 @@ def _pair(text: str) -> tuple[str, str]:
 
 def _import(_conf: cfg.ConfigOpts, args: Any) -> int:
     with tempfile.TemporaryDirectory(prefix='nova-vcloud-') as folder:
-        _upload(args, imagefile.accepted(args.source, pathlib.Path(folder)))
+        _upload(args, import_file.accepted(args.source, pathlib.Path(folder)))
     return 0
 
 
@@ -103,7 +104,7 @@ def _build(conf: cfg.ConfigOpts, args: Any) -> int:
                 f.writelines(engine.image_save(tag))
         finally:
             engine.image_remove(tag)
-        _upload(args, imagefile.accepted(path, pathlib.Path(folder)))
+        _upload(args, import_file.accepted(path, pathlib.Path(folder)))
     return 0
 
 
@@ -123,7 +124,7 @@ def _register(conf: cfg.ConfigOpts, args: Any) -> int:
     return 0
 
 
-def _upload(args: Any, found: imagefile.Found) -> None:
+def _upload(args: Any, found: import_file.Found) -> None:
     properties = {}
     if found.architecture:
         properties['hw_architecture'] = found.architecture

@@ -17,11 +17,11 @@ from nova_vcloud import privsep
 from nova_vcloud.conf import docker as docker_conf
 from nova_vcloud.conf import qos as qos_conf
 from nova_vcloud.engine import Engine
-from nova_vcloud.qos import assembly
+from nova_vcloud.qos import hosts
 from nova_vcloud.qos import limits
 from nova_vcloud.qos import precision
-from nova_vcloud.qos import quota_file
 from nova_vcloud.qos import records
+from nova_vcloud.qos.disk import loop_file
 from nova_vcloud.qos.keeper import Keeper
 from nova_vcloud.qos.keeper import Status
 
@@ -72,10 +72,10 @@ def _span(text: str) -> int:
 def _keeper(conf: cfg.ConfigOpts) -> Keeper:
     if os.geteuid() == 0:
         privsep.in_process()
-    return assembly.docker_host(
+    return hosts.docker_host(
         Engine(conf.docker.url, conf.docker.timeout),
         conf.docker.runtime_links_path, conf.qos.state_path,
-        quota_file.Files() if conf.docker.root_disks == 'file' else None,
+        loop_file.Files() if conf.docker.root_disks == 'file' else None,
         docker_conf.raw_sockets(conf)).keeper
 
 

@@ -14,8 +14,8 @@ import fcntl
 import io
 import sys
 
-from nova_vcloud import receiver
-from nova_vcloud import spool
+from nova_vcloud.transfer import receiver
+from nova_vcloud.transfer import spool
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
     if None in (options.cert, options.key, options.ca):
         words.error('--listen needs --cert, --key and --ca')
     # ssh starts this for each connection, and has no use for that.
-    from nova_vcloud import listener  # noqa: PLC0415
+    from nova_vcloud.transfer import listener  # noqa: PLC0415
     try:
         # nova-compute makes it, and may start later.
         with contextlib.suppress(FileNotFoundError):

@@ -3,7 +3,7 @@
 
 from oslo_config import cfg
 
-from nova_vcloud import registry
+from nova_vcloud.image import registry
 
 GROUP = cfg.OptGroup(
     'vcloud_registry',

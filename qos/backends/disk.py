@@ -17,11 +17,11 @@ from nova_vcloud import exception
 from nova_vcloud.engine import Engine
 from nova_vcloud.guest import Guest
 from nova_vcloud.qos import limits
-from nova_vcloud.qos import quota_btrfs
-from nova_vcloud.qos import quota_file
-from nova_vcloud.qos import quota_xfs
-from nova_vcloud.qos import rootfs
 from nova_vcloud.qos.backends import base
+from nova_vcloud.qos.disk import btrfs_qgroup
+from nova_vcloud.qos.disk import loop_file
+from nova_vcloud.qos.disk import rootfs
+from nova_vcloud.qos.disk import xfs_project_quota
 
 LOG = log.getLogger(__name__)
 
@@ -54,8 +54,8 @@ class Store(Protocol):
 
 
 #: {storage driver of the engine: who knows the quotas}
-STORES: dict[str, Store] = {quota_btrfs.DRIVER: quota_btrfs,
-                            quota_xfs.DRIVER: quota_xfs}
+STORES: dict[str, Store] = {btrfs_qgroup.DRIVER: btrfs_qgroup,
+                            xfs_project_quota.DRIVER: xfs_project_quota}
 
 
 class DiskBackend(base.Backend):
@@ -71,15 +71,15 @@ class DiskBackend(base.Backend):
     name = 'disk'
 
     def __init__(self, engine: Engine,
-                 files: quota_file.Files | None = None,
+                 files: loop_file.Files | None = None,
                  links: str = '') -> None:
         self._engine = engine
         self._links = links
         self._wanted = files
-        self._files = files or quota_file.Files()
+        self._files = files or loop_file.Files()
         self._driver = ''
         self._support: base.Support | None = None
-        self._store: Store = quota_xfs
+        self._store: Store = xfs_project_quota
         self._root = ''
 
     def support(self) -> base.Support:
@@ -96,7 +96,7 @@ class DiskBackend(base.Backend):
                 f'{self._driver}')
             if self._wanted and not store:
                 reason = (f'root disks in files need the storage driver '
-                          f'{quota_file.DRIVER}, the engine has '
+                          f'{loop_file.DRIVER}, the engine has '
                           f'{self._driver}')
             if store:
                 self._store = store
@@ -236,14 +236,14 @@ class DiskBackend(base.Backend):
         if self._links:
             rootfs.note_room(self._links, container, '')
         if self._may_have_files():
-            quota_file.forget(self._root, container)
+            loop_file.forget(self._root, container)
 
     def sweep(self) -> None:
         """Remove what is left of all such; nobody may make one meanwhile."""
         self.support()
         if self._may_have_files():
-            for path in quota_file.sweep(self._root):
+            for path in loop_file.sweep(self._root):
                 LOG.info('Removed %s, the root disk of no server', path)
 
     def _may_have_files(self) -> bool:
-        return self._driver == quota_file.DRIVER
+        return self._driver == loop_file.DRIVER

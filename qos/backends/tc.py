@@ -19,11 +19,11 @@ from nova_vcloud import netns
 from nova_vcloud import privsep
 from nova_vcloud.guest import Guest
 from nova_vcloud.guest import Link
-from nova_vcloud.qos import buckets
 from nova_vcloud.qos import limits
 from nova_vcloud.qos.backends import base
-from nova_vcloud.qos.buckets import IFB
-from nova_vcloud.qos.buckets import NETNS
+from nova_vcloud.qos.net import net_shapers
+from nova_vcloud.qos.net.net_shapers import IFB
+from nova_vcloud.qos.net.net_shapers import NETNS
 
 WAYS = ('in', 'out')
 NAMES = ('average', 'peak', 'burst')
@@ -168,7 +168,7 @@ def inspect(nics: Iterable[Mapping[str, str]]
 
     A port or way that is not there now is left out.
     """
-    with buckets.NamespaceSockets() as sockets:
+    with net_shapers.NamespaceSockets() as sockets:
         return {nic['port_id']: {
             way: dataclasses.asdict(shaper.held())
             for way, shaper in sockets.shapers(nic).items()}
@@ -182,7 +182,7 @@ def configure(wanted: Iterable[tuple[Mapping[str, str], Values]]) -> None:
 
     :raises LimitNotEnforced: a port is not there, or the limit cannot be
     """
-    with buckets.NamespaceSockets() as sockets:
+    with net_shapers.NamespaceSockets() as sockets:
         for nic, ways in wanted:
             shapers = sockets.shapers(nic)
             for way, values in ways.items():
@@ -203,7 +203,7 @@ def configure(wanted: Iterable[tuple[Mapping[str, str], Values]]) -> None:
 @netns.own_thread
 def clear(nics: Iterable[Mapping[str, str]]) -> None:
     """Remove interfaces that were made for the limits of ports."""
-    with buckets.NamespaceSockets() as sockets:
+    with net_shapers.NamespaceSockets() as sockets:
         for nic in nics:
             sockets.remove_ifb(nic)
 
@@ -215,4 +215,4 @@ def try_out(outbound: str) -> str:
 
     In a namespace without name that ends with this call.
     """
-    return buckets.try_out(outbound)
+    return net_shapers.try_out(outbound)

@@ -10,11 +10,11 @@ from oslo_serialization import jsonutils
 import pytest
 import zoo
 
-from nova_vcloud import applications
 from nova_vcloud.filters import all_filters
 from nova_vcloud.filters import app_reader
 from nova_vcloud.filters import choices
 from nova_vcloud.filters import weighers
+from nova_vcloud.flavor import applications
 
 
 def test_nova_finds_the_filters_by_the_name_of_their_function():

@@ -19,9 +19,9 @@ from osprofiler import opts as profiler_opts
 import pytest
 
 from nova_vcloud import exception
-from nova_vcloud import spool as spools
-from nova_vcloud.virt_docker import moves
-from nova_vcloud.virt_docker import transfer_rpc
+from nova_vcloud.transfer import spool as spools
+from nova_vcloud.virt_docker.migration import cold_migration
+from nova_vcloud.virt_docker.migration import transfer_rpc
 
 SERVER = '11111111-2222-4333-8444-555566667777'
 MOVE = '22222222-2222-4333-8444-555566667777'
@@ -93,8 +93,8 @@ def records(monkeypatch):
 
 def traffic(path):
     engine = types.SimpleNamespace(image_remove=lambda _tag: None)
-    return moves.Moves(engine, None, None, 'layer', str(path), None, None,
-                       None, 2, 1024, 5, None)
+    return cold_migration.Moves(engine, None, None, 'layer', str(path), None,
+                                None, None, 2, 1024, 5, None)
 
 
 @pytest.fixture
@@ -198,7 +198,7 @@ def test_a_move_is_tried_there_with_the_new_flavor(served, records,
                                                    monkeypatch):
     asked = []
     monkeypatch.setattr(
-        moves.Moves, 'check_can_receive',
+        cold_migration.Moves, 'check_can_receive',
         lambda _moves, _context, instance, *needs:
         asked.append((instance.uuid, instance.flavor.name, *needs)))
     check_can_receive()
@@ -212,14 +212,14 @@ def test_a_move_is_tried_there_with_the_new_flavor(served, records,
 def test_what_fails_there_is_said(served, records, monkeypatch, error):
     def fail(*_args):
         raise error
-    monkeypatch.setattr(moves.Moves, 'check_can_receive', fail)
+    monkeypatch.setattr(cold_migration.Moves, 'check_can_receive', fail)
     with pytest.raises(exception.MoveFailed, match=r'host two: .*no room'):
         check_can_receive()
 
 
 def test_no_other_move_than_nova_knows_is_tried(served, records,
                                                 monkeypatch):
-    monkeypatch.setattr(moves.Moves, 'check_can_receive', None)
+    monkeypatch.setattr(cold_migration.Moves, 'check_can_receive', None)
     records['task_state'] = task_states.RESIZE_FINISH
     with pytest.raises(exception.MoveFailed, match="Nova's records"):
         check_can_receive()
@@ -236,7 +236,7 @@ def test_a_host_of_an_older_release_is_not_asked_to_try(served, records,
     ('two', True, True), ('two', False, False), ('old', True, False)])
 def test_a_host_is_asked_for_a_server(served, records, monkeypatch, host,
                                       held, wanted):
-    monkeypatch.setattr(moves.Moves, 'holds',
+    monkeypatch.setattr(cold_migration.Moves, 'holds',
                         lambda _moves, uuid: held and uuid == SERVER)
     assert transfer_rpc.Destination().holds(
         nova_context.get_admin_context(), host, SERVER) is wanted

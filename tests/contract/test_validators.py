@@ -7,10 +7,10 @@ from nova import exception
 from nova.api.validation.extra_specs import validators
 import pytest
 
-from nova_vcloud import boot
-from nova_vcloud import extra_specs
-from nova_vcloud import specs
 from nova_vcloud.exception import InvalidRequest
+from nova_vcloud.flavor import boot_keys
+from nova_vcloud.flavor import flavor_keys
+from nova_vcloud.flavor import flavor_limits
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -22,7 +22,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
     ('vcloud:memory_swap_mb', '0')])
 def test_good_values(name, value):
     validators.validate(name, value)
-    specs.parse(1, 64, {name: value})
+    flavor_limits.parse(1, 64, {name: value})
 
 
 @pytest.mark.parametrize(('name', 'value'), [
@@ -35,7 +35,7 @@ def test_bad_values_are_refused_by_api_and_host_alike(name, value):
     with pytest.raises(exception.ValidationError):
         validators.validate(name, value)
     with pytest.raises(Exception, match=name):
-        specs.parse(1, 64, {name: value})
+        flavor_limits.parse(1, 64, {name: value})
 
 
 @pytest.mark.parametrize(('name', 'value', 'good'), [
@@ -58,12 +58,12 @@ def test_bad_values_are_refused_by_api_and_host_alike(name, value):
 def test_api_and_host_agree_on_how_a_server_is_started(name, value, good):
     if good:
         validators.validate(f'vcloud:{name}', value)
-        boot.parse({f'vcloud:{name}': value}, {})
+        boot_keys.parse({f'vcloud:{name}': value}, {})
         return
     with pytest.raises(exception.ValidationError):
         validators.validate(f'vcloud:{name}', value)
     with pytest.raises(InvalidRequest, match=f'vcloud:{name}='):
-        boot.parse({f'vcloud:{name}': value}, {})
+        boot_keys.parse({f'vcloud:{name}': value}, {})
 
 
 @pytest.mark.parametrize('name', ['vcloud:pidz', 'vcloud:', 'vcloud:ecu'])
@@ -80,4 +80,4 @@ def test_other_namespaces_are_as_before():
 def test_every_key_is_documented():
     text = ''.join((ROOT / f'doc/source/admin/{name}.rst').read_text()
                    for name in ('guests', 'limits', 'scheduling'))
-    assert [key for key in extra_specs.KEYS if key not in text] == []
+    assert [key for key in flavor_keys.KEYS if key not in text] == []

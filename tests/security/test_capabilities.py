@@ -17,7 +17,7 @@ import pytest
 
 from nova_vcloud import host_checks
 from nova_vcloud.conf import docker as docker_conf
-from nova_vcloud.virt_docker import spec
+from nova_vcloud.virt_docker.guest import container_spec
 
 #: linux/capability.h
 BITS = {name: bit for bit, name in enumerate((
@@ -117,7 +117,7 @@ def test_a_program_with_capabilities_in_its_file_runs_without(host, user):
     shutil.copy(f'/proc/{pid}/root/bin/busybox', program)
     os.setxattr(program, 'security.capability', FILE_NET_RAW)
     said = host.dockerd.docker(
-        'exec', '--user', user, spec.container_name(instance.uuid),
+        'exec', '--user', user, container_spec.container_name(instance.uuid),
         '/bin/busybox.capped', 'grep', 'CapEff', '/proc/self/status').stdout
     assert 'NET_RAW' not in names(said.split()[1])
     assert 'nosuid' in host.inside(

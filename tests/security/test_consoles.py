@@ -15,7 +15,7 @@ import lan as lan_fixture
 import pytest
 
 from nova_vcloud.engine import Engine
-from nova_vcloud.virt_docker import consoles
+from nova_vcloud.virt_docker.guest import serial_console
 
 PATIENCE = 60  # seconds
 #: Addresses of the two ends of a link between this host and another.
@@ -67,10 +67,10 @@ def free_port(address: str) -> int:
 @pytest.fixture
 def serve(dockerd):
     """Make Consoles, which are closed at the end."""
-    made: list[consoles.Consoles] = []
+    made: list[serial_console.Consoles] = []
 
-    def make(address: str = '127.0.0.1', **more) -> consoles.Consoles:
-        made.append(consoles.Consoles(
+    def make(address: str = '127.0.0.1', **more) -> serial_console.Consoles:
+        made.append(serial_console.Consoles(
             Engine(dockerd.engine.url), address, free_port,
             lambda _address, _port: None, **more))
         return made[-1]
@@ -195,6 +195,6 @@ def closed(where: tuple[str, int]) -> bool:
     ('2001:db8::5', ('2001:db8::/64',), True),
     ('2001:db8:1::5', ('2001:db8::/64', '203.0.113.0/24'), False)])
 def test_who_may_look(peer, networks, may):
-    known = consoles.Consoles(
+    known = serial_console.Consoles(
         None, '127.0.0.1', free_port, lambda _a, _p: None, networks)
-    assert consoles.allowed(peer, known._peers) is may
+    assert serial_console.allowed(peer, known._peers) is may

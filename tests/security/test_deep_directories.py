@@ -13,10 +13,10 @@ import pytest
 import transfers
 
 from nova_vcloud import exception
-from nova_vcloud import spool as spools
-from nova_vcloud.virt_docker import diskcopies
-from nova_vcloud.virt_docker import layers
-from nova_vcloud.virt_docker import listing
+from nova_vcloud.transfer import spool as spools
+from nova_vcloud.virt_docker.guest import disk_copies
+from nova_vcloud.virt_docker.rootfs import changed_files
+from nova_vcloud.virt_docker.rootfs import overlay
 from nova_vcloud.virt_docker.volumes import ephemeral
 
 MIB = 1 << 20
@@ -55,8 +55,8 @@ def memory(size: int):
 
 
 @pytest.mark.parametrize('look', [
-    lambda path, _notes: layers.packed_size(path), layers.look,
-    lambda path, _notes: diskcopies.apparent(path)],
+    lambda path, _notes: overlay.packed_size(path), overlay.look,
+    lambda path, _notes: disk_copies.apparent(path)],
     ids=['move', 'copy', 'snapshot'])
 def test_a_look_takes_no_memory_for_paths(layer, tmp_path, budget, look):
     """1500 directories had 274 MiB of paths, and ten times as many 27 GiB."""
@@ -72,13 +72,13 @@ def test_names_are_listed_up_to_a_bound(layer, tmp_path, monkeypatch, bound,
                                         size):
     for number in range(100):
         (layer / f'{number:0200}').touch()
-    layers.look(str(layer), str(tmp_path / 'seen'))
-    monkeypatch.setattr(listing, bound, size)
-    for look in (lambda: layers.look(str(layer), str(tmp_path / 'seen')),
-                 lambda: layers.pack_changes(
+    overlay.look(str(layer), str(tmp_path / 'seen'))
+    monkeypatch.setattr(changed_files, bound, size)
+    for look in (lambda: overlay.look(str(layer), str(tmp_path / 'seen')),
+                 lambda: overlay.pack_changes(
                      str(layer), str(tmp_path / 'seen'), 0.0, [],
                      str(tmp_path / 'sink')),
-                 lambda: listing.prune(
+                 lambda: changed_files.prune(
                      str(layer), (b'f' * 200 + b'\0') * 101)):
         with pytest.raises(exception.MoveFailed, match='remove some'):
             look()
@@ -86,7 +86,7 @@ def test_names_are_listed_up_to_a_bound(layer, tmp_path, monkeypatch, bound,
 
 def test_very_many_files_take_little_memory():
     """Short names, of which as many bytes are the most files."""
-    count = listing.MAX_FILES // 5
+    count = changed_files.MAX_FILES // 5
 
     def lines():
         for number in range(count):
@@ -94,16 +94,18 @@ def test_very_many_files_take_little_memory():
 
     before = lines()
     with memory(140 * MIB):
-        now = listing.parse(listing.bounded(lines()), listing.seen(
-            listing.bounded(before)), 1.0)
-        assert len(listing.again(now)) == count + 2
-        assert sum(map(len, listing.kept(now, now))) > MIB
+        now = changed_files.parse(changed_files.bounded(lines()),
+                                  changed_files.seen(
+            changed_files.bounded(before)), 1.0)
+        assert len(changed_files.again(now)) == count + 2
+        assert sum(map(len, changed_files.kept(now, now))) > MIB
     with pytest.raises(exception.MoveFailed, match='more than 1000000 files'):
-        collections.deque(listing.bounded(
-            b'f' for _ in range(listing.MAX_FILES + 1)), maxlen=0)
+        collections.deque(changed_files.bounded(
+            b'f' for _ in range(changed_files.MAX_FILES + 1)), maxlen=0)
 
 
-@pytest.mark.parametrize('size', [listing.MAX_PATH, listing.MAX_PATH + 1])
+@pytest.mark.parametrize('size',
+                         [changed_files.MAX_PATH, changed_files.MAX_PATH + 1])
 def test_what_can_be_copied_is_not_refused(layer, tmp_path, size):
     """The longest path that is taken is the longest that tar unpacks."""
     depth, rest = divmod(size, 251)
@@ -113,9 +115,9 @@ def test_what_can_be_copied_is_not_refused(layer, tmp_path, size):
          '{}/' + 'f' * rest, ';'], cwd=layer, check=True)
     target = tmp_path / 'copy'
     target.mkdir()
-    fits = size == listing.MAX_PATH
-    for step in (lambda: layers.look(str(layer), str(tmp_path / 'seen')),
-                 lambda: layers.copy(str(layer), str(target))):
+    fits = size == changed_files.MAX_PATH
+    for step in (lambda: overlay.look(str(layer), str(tmp_path / 'seen')),
+                 lambda: overlay.copy(str(layer), str(target))):
         with contextlib.nullcontext() if fits else pytest.raises(
                 exception.MoveFailed):
             step()
@@ -128,7 +130,7 @@ def test_directories_that_are_gone_are_removed(layer):
     for name in ('one', 'two'):
         (layer / name).mkdir()
         nest(layer / name, DEEP, 'd')
-    listing.prune(str(layer), b'D\0Done\0')
+    changed_files.prune(str(layer), b'D\0Done\0')
     assert list(layer.iterdir()) == [layer / 'one']
     assert list((layer / 'one').iterdir()) == []
 

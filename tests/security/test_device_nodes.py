@@ -22,9 +22,9 @@ from nova_vcloud import exception
 from nova_vcloud import idmounts
 from nova_vcloud import regular_files
 from nova_vcloud import userns
-from nova_vcloud.virt_docker import etc_files
-from nova_vcloud.virt_docker import received
-from nova_vcloud.virt_docker import spec
+from nova_vcloud.virt_docker.guest import container_spec
+from nova_vcloud.virt_docker.guest import etc_files
+from nova_vcloud.virt_docker.rootfs import received
 
 NULL = os.makedev(1, 3)
 IN_OPEN = 0x20  # inotify(7)
@@ -71,7 +71,7 @@ def test_a_node_instead_of_a_file_that_is_renewed(host, name):
     instance = host.instance()
     host.spawn(instance, host.ports())
     host.dockerd.docker(
-        'exec', spec.container_name(instance.uuid), 'sh', '-c',
+        'exec', container_spec.container_name(instance.uuid), 'sh', '-c',
         f'rm -f /etc/{name} && mknod /etc/{name} c 1 3')
     container = host.container(instance)
     pid = container['State']['Pid']

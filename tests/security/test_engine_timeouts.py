@@ -19,8 +19,8 @@ import pytest
 
 from nova_vcloud import exception
 from nova_vcloud.engine import Engine
-from nova_vcloud.virt_docker import leftovers
-from nova_vcloud.virt_docker import spec
+from nova_vcloud.virt_docker.guest import container_spec
+from nova_vcloud.virt_docker.migration import leftovers
 
 PATIENCE = 90  # seconds
 TIMEOUT = 1  # seconds that we wait for the engine
@@ -129,11 +129,12 @@ def test_a_server_that_nova_has_deleted_is_removed_with_what_waits(
     try:
         service.look()
         # It may only just be deleted, and removed by that.
-        assert spec.parked_name(instance.uuid) in names(dockerd)
+        assert container_spec.parked_name(instance.uuid) in names(dockerd)
         monkeypatch.setattr(leftovers, 'GRACE', 0)
         service.look()
-        assert names(dockerd) & {spec.parked_name(instance.uuid),
-                                 spec.container_name(instance.uuid)} == set()
+        assert not names(dockerd) & {
+            container_spec.parked_name(instance.uuid),
+            container_spec.container_name(instance.uuid)}
         assert host.containers.running(other.uuid)
     finally:
         for each in (instance, other):
@@ -169,7 +170,8 @@ def test_what_is_parked_of_a_deleted_server_is_removed_at_start(
         # One that cannot be removed now is in no other's way.
         wanted = 1 if age > leftovers.GRACE else 2
         lan_fixture.wait_until(lambda: len(names(dockerd) & {
-            spec.parked_name(each.uuid) for each in instances}) == wanted, 60)
+            container_spec.parked_name(each.uuid)
+            for each in instances}) == wanted, 60)
         assert len(tried) == (2 if age > leftovers.GRACE else 0)
     finally:
         service.stop()
@@ -223,6 +225,6 @@ def test_a_server_of_many_volumes_that_is_deleted_meanwhile_leaves_none(
         host.spawn(instance, host.ports())
     assert impatient.engine.late.all()
     host.containers.destroy(instance.uuid)  # while the engine is at it
-    cleared(service, lambda: spec.container_name(
+    cleared(service, lambda: container_spec.container_name(
         instance.uuid) not in names(dockerd)
         and volumes(dockerd) == before)

@@ -20,9 +20,9 @@ import pytest
 
 from nova_vcloud import exception
 from nova_vcloud import privsep
-from nova_vcloud.virt_docker import etc_files
-from nova_vcloud.virt_docker import live_processes
-from nova_vcloud.virt_docker import server_files
+from nova_vcloud.virt_docker.guest import etc_files
+from nova_vcloud.virt_docker.guest import live_processes
+from nova_vcloud.virt_docker.guest import server_files
 from nova_vcloud.virt_docker.volumes import devicebinds
 from nova_vcloud.virt_docker.volumes import nodes
 

@@ -14,10 +14,10 @@ import dockerd as dockerd_fixture
 import lan as lan_fixture
 import pytest
 
-from nova_vcloud.virt_docker import etc_files
-from nova_vcloud.virt_docker import events
-from nova_vcloud.virt_docker import names
-from nova_vcloud.virt_docker import spec
+from nova_vcloud.virt_docker.guest import container_spec
+from nova_vcloud.virt_docker.guest import etc_files
+from nova_vcloud.virt_docker.guest import events
+from nova_vcloud.virt_docker.guest import hosts_file
 
 CHECKED = 'vcloud-test/checked'
 #: Needs more memory than a server of 32 MiB has, again and again.
@@ -63,7 +63,7 @@ def test_an_images_health_check_is_not_run(dockerd, lan, tmp_path, checked):
         found = host.container(instance)
         assert found['Config']['Healthcheck']['Test'] == ['NONE']
         assert 'Health' not in found['State']
-        listed, = dockerd.engine.containers(spec.own_labels(
+        listed, = dockerd.engine.containers(container_spec.own_labels(
             computehost.NAME))
         assert '(' not in listed['Status']
     finally:
@@ -80,7 +80,7 @@ def cgroups(process: str | int) -> dict[str, str]:
 def test_what_is_started_for_a_server_is_in_its_cgroup(host):
     """Also what nova-compute has run in it, as for a password."""
     instance = spawn(host)
-    name = spec.container_name(instance.uuid)
+    name = container_spec.container_name(instance.uuid)
     own = cgroups(host.container(instance)['State']['Pid'])
     limited = {key: path for key, path in own.items()
                if {'cpu', 'memory', 'pids', ''} & set(key.split(','))}
@@ -100,17 +100,18 @@ def test_a_flood_of_killed_processes_is_told_once(host, caplog):
     told: list[tuple[str, int]] = []
     hungry, other = spawn(host, memory_mb=32), spawn(host)
     feed = events.EventFeed(
-        host.dockerd.engine, spec.own_labels(computehost.NAME), 0.0,
+        host.dockerd.engine, container_spec.own_labels(computehost.NAME), 0.0,
         host.containers.follow, host.containers.claim_start,
         lambda uuid, what: told.append((uuid, what)),
         host.containers.verify)
     with caplog.at_level(logging.WARNING):
         feed.start()
         try:
-            host.dockerd.engine.run(spec.container_name(hungry.uuid),
+            host.dockerd.engine.run(container_spec.container_name(hungry.uuid),
                                     ['sh', '-c', HOGS])
             lan_fixture.wait_until(lambda: killed(host, hungry) >= 20, 60)
-            host.dockerd.engine.stop(spec.container_name(other.uuid), 0)
+            host.dockerd.engine.stop(container_spec.container_name(other.uuid),
+                                     0)
             lan_fixture.wait_until(
                 lambda: (other.uuid, events.STOPPED) in told, 60)
         finally:
@@ -129,9 +130,9 @@ def killed(host, instance) -> int:
 def test_what_runs_in_a_server_is_no_news(host):
     """The engine keeps events of health checks and programs to itself."""
     instance = spawn(host)
-    name = spec.container_name(instance.uuid)
+    name = container_spec.container_name(instance.uuid)
     stream = host.dockerd.engine.events(
-        spec.own_labels(computehost.NAME), events.ACTIONS)
+        container_spec.own_labels(computehost.NAME), events.ACTIONS)
     for _ in range(5):
         host.dockerd.engine.run(name, ['true'])
     host.dockerd.engine.pause(name)
@@ -142,9 +143,9 @@ def test_what_runs_in_a_server_is_no_news(host):
 
 def test_a_long_hosts_file_takes_no_time():
     """Of those that are read it took 2.6 s, for each change of an address."""
-    ours = ''.join(f'{number}{names.MARK}\n' for number in range(2600))
+    ours = ''.join(f'{number}{hosts_file.MARK}\n' for number in range(2600))
     hosts = ours + 'a\n' * ((etc_files.MAX_SIZE - len(ours)) // 2)
     began = time.process_time()
-    found = names.renewed(hosts, 'x', 'x', 'y', ['192.0.2.1/24'])
+    found = hosts_file.renewed(hosts, 'x', 'x', 'y', ['192.0.2.1/24'])
     assert time.process_time() - began < 0.5
-    assert found[names.HOSTS_PATH].startswith('192.0.2.1\ty\t# nova\na\n')
+    assert found[hosts_file.HOSTS_PATH].startswith('192.0.2.1\ty\t# nova\na\n')

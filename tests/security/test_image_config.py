@@ -16,7 +16,7 @@ from registry import digest
 from registry import layer
 
 from nova_vcloud import exception
-from nova_vcloud import imageconfig
+from nova_vcloud.image import image_config
 
 MIB = 1 << 20
 LAYER = layer(a=b'x')
@@ -185,7 +185,7 @@ def test_whatever_it_is_it_is_refused_or_small(budget):
                                   'x'], chance.randrange(2)):
             data[key] = anything(chance)
         try:
-            found = json.loads(imageconfig.rewritten(
+            found = json.loads(image_config.rewritten(
                 json.dumps(data).encode(), 1).data)
         except exception.InvalidImageArchive:
             continue

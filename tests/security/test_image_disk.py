@@ -20,12 +20,12 @@ from registry import configuration
 from registry import layer
 
 from nova_vcloud import exception
-from nova_vcloud import unpacked
-from nova_vcloud.virt_docker import image_reservations
-from nova_vcloud.virt_docker import imagerecords
-from nova_vcloud.virt_docker import imageroom
-from nova_vcloud.virt_docker import images
-from nova_vcloud.virt_docker import spec
+from nova_vcloud.image import unpacked_size
+from nova_vcloud.virt_docker.guest import container_spec
+from nova_vcloud.virt_docker.image import image_reservations
+from nova_vcloud.virt_docker.image import imagerecords
+from nova_vcloud.virt_docker.image import imageroom
+from nova_vcloud.virt_docker.image import images
 
 MIB = 1 << 20
 MINUTE, HOUR = 60, 3600
@@ -123,7 +123,8 @@ def test_a_failed_build_takes_away_no_image_of_others(host, dockerd):
 def server_of(image_id):
     """Return what a server of an image is made by."""
     return {'Image': images.tag_of(image_id), 'Cmd': ['/x'], 'Labels': {
-        spec.LABEL_UUID: str(uuid.uuid4()), spec.LABEL_IMAGE: image_id},
+        container_spec.LABEL_UUID: str(uuid.uuid4()),
+        container_spec.LABEL_IMAGE: image_id},
         'HostConfig': {'NetworkMode': 'none'}}
 
 
@@ -300,68 +301,68 @@ def test_loads_that_fit_are_all_let_in(host, monkeypatch):
 
 def test_a_load_that_was_killed_keeps_no_room(tmp_path):
     loads = image_reservations.Reservations(
-        str(tmp_path), lambda: unpacked.Weight(100, 100))
+        str(tmp_path), lambda: unpacked_size.Weight(100, 100))
     done = subprocess.run([sys.executable, '-c', (
         'import os, sys\n'
-        'from nova_vcloud import unpacked\n'
-        'from nova_vcloud.virt_docker import image_reservations\n'
+        'from nova_vcloud.image import unpacked_size\n'
+        'from nova_vcloud.virt_docker.image import image_reservations\n'
         'loads = image_reservations.Reservations(\n'
-        '    sys.argv[1], lambda: unpacked.Weight(100, 100))\n'
+        '    sys.argv[1], lambda: unpacked_size.Weight(100, 100))\n'
         'with loads.load() as take:\n'
-        '    take(unpacked.Weight(90, 90))\n'
+        '    take(unpacked_size.Weight(90, 90))\n'
         '    os.kill(os.getpid(), 9)\n'), str(tmp_path)], check=False)
     assert done.returncode == -signal.SIGKILL
     with loads.load() as take:
-        take(unpacked.Weight(100, 100))
+        take(unpacked_size.Weight(100, 100))
         with pytest.raises(exception.NoRoomForImage):
-            take(unpacked.Weight(101, 100))
+            take(unpacked_size.Weight(101, 100))
 
 
 def test_a_load_that_was_killed_as_it_began_leaves_no_file(tmp_path):
     loads = image_reservations.Reservations(
-        str(tmp_path), lambda: unpacked.Weight(100, 100))
+        str(tmp_path), lambda: unpacked_size.Weight(100, 100))
     (tmp_path / 'loading').mkdir()
     (tmp_path / 'loading' / str(uuid.uuid4())).touch()
     with loads.load() as take:
-        take(unpacked.Weight(100, 100))
+        take(unpacked_size.Weight(100, 100))
         assert len(list((tmp_path / 'loading').iterdir())) == 1
     assert not any((tmp_path / 'loading').iterdir())
 
 
 def test_the_first_of_those_that_meet_the_bound_goes_on(tmp_path):
     loads = image_reservations.Reservations(
-        str(tmp_path), lambda: unpacked.Weight(100, 100))
+        str(tmp_path), lambda: unpacked_size.Weight(100, 100))
     with futures.ThreadPoolExecutor(1) as pool, loads.load() as first:
-        first(unpacked.Weight(40, 1))
+        first(unpacked_size.Weight(40, 1))
         waiting = []
 
         def second():
             with loads.load() as other:
-                other(unpacked.Weight(40, 1))
-                waiting.append(pool.submit(first, unpacked.Weight(80, 1)))
-                other(unpacked.Weight(80, 1))
+                other(unpacked_size.Weight(40, 1))
+                waiting.append(pool.submit(first, unpacked_size.Weight(80, 1)))
+                other(unpacked_size.Weight(80, 1))
 
         with pytest.raises(exception.NoRoomForImage):
             second()
         waiting[0].result(MINUTE)
         # Which none can give: at once.
         with pytest.raises(exception.NoRoomForImage), loads.load():
-            first(unpacked.Weight(101, 1))
+            first(unpacked_size.Weight(101, 1))
 
 
 def test_what_a_load_has_taken_counts_for_those_beside_it(tmp_path):
     loads = image_reservations.Reservations(
-        str(tmp_path), lambda: unpacked.Weight(100, 100))
+        str(tmp_path), lambda: unpacked_size.Weight(100, 100))
     with loads.load() as take:
         with loads.load() as other:
-            other(unpacked.Weight(60, 1))
+            other(unpacked_size.Weight(60, 1))
         # It is on the disk now, which was looked at before.
         with pytest.raises(exception.NoRoomForImage):
-            take(unpacked.Weight(50, 1))
+            take(unpacked_size.Weight(50, 1))
         with contextlib.suppress(BuildError), loads.load() as other:
-            other(unpacked.Weight(20, 1))
+            other(unpacked_size.Weight(20, 1))
             raise BuildError
-        take(unpacked.Weight(30, 1))  # what has failed is gone
+        take(unpacked_size.Weight(30, 1))  # what has failed is gone
 
 
 def test_a_look_at_the_images_keeps_none_of_a_failed_build(

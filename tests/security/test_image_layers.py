@@ -16,7 +16,7 @@ from registry import configuration
 from registry import digest
 from registry import layer
 
-from nova_vcloud import archive
+from nova_vcloud.image import docker_archive
 
 
 def secret_layer():
@@ -134,7 +134,7 @@ def test_a_layer_that_was_not_looked_at_is_pulled(host, plain):
 
 def test_an_image_of_pieces_takes_what_all_take(host, plain, monkeypatch):
     """Also those that are not pulled count."""
-    monkeypatch.setattr(archive, 'MAX_BYTES', 64 << 20)
+    monkeypatch.setattr(docker_archive, 'MAX_BYTES', 64 << 20)
     base = layer(big=uuid.uuid4().bytes + bytes(40 << 20))
     plain.push('team/base', '1', base)
     host.ensure(host.register(f'{plain.host}/team/base:1'), root_gb=0)

@@ -28,10 +28,10 @@ from nova import exception as nova_exception
 from nova import objects
 import pytest
 
-from nova_vcloud import archive
 from nova_vcloud import exception
-from nova_vcloud import unpacked
-from nova_vcloud.virt_docker import images
+from nova_vcloud.image import docker_archive
+from nova_vcloud.image import unpacked_size
+from nova_vcloud.virt_docker.image import images
 
 objects.register_all()
 
@@ -47,7 +47,7 @@ GO = next((path for path in map(pathlib.Path, (
 
 def weigh(data):
     """Return what is counted of a layer; None when it is refused."""
-    look = unpacked.Layer(unpacked.Scale(LIMIT))
+    look = unpacked_size.Layer(unpacked_size.Scale(LIMIT))
     try:
         assert b''.join(look.passed([data])) == data
     except exception.InvalidImageArchive:
@@ -79,7 +79,7 @@ def measured(folder):
             size = 0 if os.path.isdir(os.path.join(top, name)) else (
                 stat.st_size)
             found[stat.st_ino] = max(BLOCK, size + -size % BLOCK)
-    return unpacked.Weight(sum(found.values()), len(found))
+    return unpacked_size.Weight(sum(found.values()), len(found))
 
 
 def within(weight, written, what):
@@ -102,7 +102,7 @@ def go_reads(program, paths):
     """Return what Go makes of tars."""
     done = subprocess.run([program], input='\n'.join(map(str, paths)),
                           check=True, capture_output=True, text=True)
-    return [unpacked.Weight(*map(int, line.split()[:2]))
+    return [unpacked_size.Weight(*map(int, line.split()[:2]))
             for line in done.stdout.splitlines()]
 
 
@@ -160,10 +160,11 @@ def test_what_readers_differ_on_is_refused(name):
     for data in (ODD[name] + bytes(1024), gzip.compress(
             ODD[name] + bytes(1024))):
         with pytest.raises(exception.InvalidImageArchive):
-            list(unpacked.Layer(unpacked.Scale(1 << 40)).passed([data]))
+            list(unpacked_size.Layer(
+                unpacked_size.Scale(1 << 40)).passed([data]))
         # As a rootfs, where it may also be taken for what is no tar.
         with pytest.raises(exception.InvalidImageArchive):
-            list(archive.open_archive([data], 'x:y').chunks)
+            list(docker_archive.open_archive([data], 'x:y').chunks)
 
 
 def test_folders_that_names_imply_count():
@@ -172,9 +173,10 @@ def test_folders_that_names_imply_count():
              for number in range(3000)]
     data = b''.join(file(name, b'') for name in names) + bytes(1024)
     with pytest.raises(exception.ImageTooLarge):
-        list(unpacked.Layer(unpacked.Scale(LIMIT)).passed([data]))
+        list(unpacked_size.Layer(unpacked_size.Scale(LIMIT)).passed([data]))
     with pytest.raises(exception.TooManyFiles):
-        list(unpacked.Layer(unpacked.Scale(1 << 40, 100_000)).passed([data]))
+        list(unpacked_size.Layer(unpacked_size.Scale(1 << 40,
+                                                     100_000)).passed([data]))
 
 
 # A real engine.
@@ -206,7 +208,7 @@ def gunzip(data):
 @pytest.fixture
 def load(dockerd, tmp_path, monkeypatch):
     """Load an image with a limit; return what it takes on the disk."""
-    monkeypatch.setattr(archive, 'MAX_BYTES', LIMIT)
+    monkeypatch.setattr(docker_archive, 'MAX_BYTES', LIMIT)
     content = {}
     store = images.ImageStore(
         dockerd.engine, lambda _context, image_id: [content[image_id]],

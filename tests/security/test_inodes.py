@@ -13,7 +13,7 @@ import lan as lan_fixture
 import pytest
 
 from nova_vcloud.qos.backends import disk
-from nova_vcloud.virt_docker import spec
+from nova_vcloud.virt_docker.guest import container_spec
 
 MIB = 1 << 20
 #: Bytes of a small root disk, so that its end comes soon.
@@ -35,7 +35,7 @@ def quotas():
 def attack(host, instance, folders: int) -> int:
     """Return the exit code of a server that makes files without end."""
     return host.dockerd.docker(
-        'exec', spec.container_name(instance.uuid), 'sh', '-c',
+        'exec', container_spec.container_name(instance.uuid), 'sh', '-c',
         ATTACK % folders, check=False).returncode
 
 
@@ -81,6 +81,6 @@ def test_a_root_disk_in_a_file_has_inodes_of_its_own(dockerd, lan, tmp_path,
 
 def test_what_a_store_does_about_inodes_is_said():
     """To who reads the log at start, and the documentation."""
-    assert 'inode' in disk.quota_xfs.REMARK
-    assert 'inode' in disk.quota_file.Files.REMARK
-    assert 'inode' in disk.quota_btrfs.REMARK
+    assert 'inode' in disk.xfs_project_quota.REMARK
+    assert 'inode' in disk.loop_file.Files.REMARK
+    assert 'inode' in disk.btrfs_qgroup.REMARK

@@ -10,7 +10,7 @@ import random
 import pytest
 
 from nova_vcloud import exception
-from nova_vcloud import manifests
+from nova_vcloud.image import manifests
 
 MACHINE = 'x86_64'
 DIGEST = 'sha256:' + '0' * 64

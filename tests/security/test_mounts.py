@@ -15,11 +15,11 @@ from volumehost import VolumeHost
 from volumehost import having
 
 from nova_vcloud.conf import docker as docker_conf
-from nova_vcloud.qos import quota_file
-from nova_vcloud.virt_docker import host as docker_host
-from nova_vcloud.virt_docker import layers
-from nova_vcloud.virt_docker import rescue
-from nova_vcloud.virt_docker import spec
+from nova_vcloud.qos.disk import loop_file
+from nova_vcloud.virt_docker.guest import container_spec
+from nova_vcloud.virt_docker.guest import rescue
+from nova_vcloud.virt_docker.host import host as docker_host
+from nova_vcloud.virt_docker.rootfs import overlay
 
 NOBODY = 65534
 #: A program that says who runs it; a tenant has it run as root.
@@ -37,7 +37,7 @@ def folder():
 
 def plant(host, instance, place: str) -> None:
     """Let a tenant make a set-user-ID program and a device in a server."""
-    name = spec.container_name(instance.uuid)
+    name = container_spec.container_name(instance.uuid)
     host.dockerd.docker('cp', '-L', PROGRAM, f'{name}:/tmp/id')
     assert host.inside(instance, f'''
         cp /tmp/id {place}/id && chown 0:0 {place}/id &&
@@ -170,7 +170,7 @@ def on_file(dockerd, lan, tmp_path):
 
 
 def layer_of(host, instance) -> pathlib.Path:
-    return pathlib.Path(layers.upper(host.container(instance)))
+    return pathlib.Path(overlay.upper(host.container(instance)))
 
 
 def test_root_disks_in_files_give_nothing(on_file):
@@ -202,7 +202,7 @@ def test_root_disks_of_an_earlier_release_are_guarded(on_file):
     subprocess.run(['mount', '-o', 'remount,bind,suid,dev', upper.parent],
                    check=True)
     assert as_nobody(upper / 'root/id', upper / 'root') == '0'
-    assert quota_file.sweep(str(host.dockerd.home / 'data')) == []
+    assert loop_file.sweep(str(host.dockerd.home / 'data')) == []
     assert as_nobody(upper / 'root/id', upper / 'root') == str(NOBODY)
     assert host.inside(instance, 'echo runs on') == 'runs on\n'
 

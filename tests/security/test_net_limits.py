@@ -20,7 +20,7 @@ from nova_vcloud.guest import Guest
 from nova_vcloud.qos import limits
 from nova_vcloud.qos.backends import base
 from nova_vcloud.qos.backends import tc
-from nova_vcloud.virt_docker.addresses import Nic
+from nova_vcloud.virt_docker.vif.addresses import Nic
 
 MBIT = 10**6 // 8  # bytes/s
 HEADER = 14  # of Ethernet, which a bridge's own counter leaves out

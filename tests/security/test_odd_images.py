@@ -16,9 +16,9 @@ import odd_images
 import pytest
 
 from nova_vcloud import exception
-from nova_vcloud import registry
-from nova_vcloud.virt_docker import imageroom
-from nova_vcloud.virt_docker import seed
+from nova_vcloud.image import registry
+from nova_vcloud.virt_docker.guest import file_injection
+from nova_vcloud.virt_docker.image import imageroom
 
 #: Bytes by which the databases of an engine may have grown, for good.
 NOISE = 2 << 20
@@ -49,7 +49,7 @@ class Place:
         ports = self.host.ports()
         self.host.containers.spawn(
             None, instance, self.glance.meta(image_id), ports,
-            seed.archive(instance, ports))
+            file_injection.archive(instance, ports))
         return instance
 
     def check(self, instance):

@@ -23,8 +23,8 @@ from registry import digest
 from registry import layer
 
 from nova_vcloud import exception
-from nova_vcloud import registry
-from nova_vcloud import registry_http
+from nova_vcloud.image import registry
+from nova_vcloud.image import registry_http
 
 MIB = 1 << 20
 ENDLESS = 64 * MIB  # bytes; nobody reads so many

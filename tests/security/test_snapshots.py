@@ -21,9 +21,9 @@ from nova.compute import task_states
 import pytest
 
 from nova_vcloud import exception
-from nova_vcloud.virt_docker import diskcopies
-from nova_vcloud.virt_docker import snapshots
-from nova_vcloud.virt_docker import uploads
+from nova_vcloud.virt_docker.guest import disk_copies
+from nova_vcloud.virt_docker.guest import snapshot
+from nova_vcloud.virt_docker.guest import uploads
 
 GIB = 2**30
 MIB = 2**20
@@ -52,7 +52,7 @@ def host(dockerd, lan, tmp_path):
 
 def copies(dockerd) -> list[pathlib.Path]:
     """Return what is left of snapshots on a host."""
-    folder = dockerd.home / 'data' / diskcopies.FOLDER
+    folder = dockerd.home / 'data' / disk_copies.FOLDER
     return list(folder.iterdir()) if folder.exists() else []
 
 
@@ -64,8 +64,8 @@ def spawned(host, root_gb=1, power_on=True):
 
 
 def taker(host, service, layers=32):
-    return snapshots.Snapshots(host.dockerd.engine, host.containers, service,
-                               layers)
+    return snapshot.Snapshots(host.dockerd.engine, host.containers, service,
+                              layers)
 
 
 def take(host, service, instance, layers=32):
@@ -148,7 +148,7 @@ def test_a_hole_that_comes_after_the_look_is_not_written_out(
         host, service, monkeypatch):
     instance, _ports = spawned(host)
     host.inside(instance, 'truncate -s 900G /hole')
-    monkeypatch.setattr(diskcopies, 'apparent', lambda _layer: 0)
+    monkeypatch.setattr(disk_copies, 'apparent', lambda _layer: 0)
     before = used(host)
     with pytest.raises(exception.DiskTooLarge):
         take(host, service, instance)
@@ -163,7 +163,7 @@ def test_what_does_not_fit_beside_is_refused(host, service, monkeypatch):
     host.inside(instance, 'dd if=/dev/zero of=/file bs=1M count=20')
     usage = shutil.disk_usage(host.dockerd.home)
     monkeypatch.setattr(shutil, 'disk_usage', lambda _path: type(usage)(
-        usage.total, usage.used, diskcopies.RESERVE + 30 * MIB))
+        usage.total, usage.used, disk_copies.RESERVE + 30 * MIB))
     since = now(host)
     with pytest.raises(exception.DiskTooLarge, match='no space left'):
         take(host, service, instance)
@@ -277,9 +277,9 @@ def test_a_frozen_server_stays_so_and_one_that_was_left_frozen_runs_on(
     assert pauses(host, since) == []
     assert host.container(instance)['State']['Paused']
     # What a nova-compute leaves that is killed just now.
-    folder = host.dockerd.home / 'data' / diskcopies.FOLDER / 'image'
-    diskcopies.make(str(folder))
-    diskcopies.note_frozen(str(folder), container['Id'])
+    folder = host.dockerd.home / 'data' / disk_copies.FOLDER / 'image'
+    disk_copies.make(str(folder))
+    disk_copies.note_frozen(str(folder), container['Id'])
     taker(host, service).remove_leftovers()
     assert not host.container(instance)['State']['Paused']
     assert not folder.exists()

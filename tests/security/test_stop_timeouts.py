@@ -13,9 +13,9 @@ from nova.compute import vm_states
 import pytest
 
 from nova_vcloud import exception
-from nova_vcloud.virt_docker import spec
-from nova_vcloud.virt_docker import startup
-from nova_vcloud.virt_docker import stopping
+from nova_vcloud.virt_docker.guest import boot_checks
+from nova_vcloud.virt_docker.guest import container_spec
+from nova_vcloud.virt_docker.guest import stopping
 
 #: Takes no notice of being asked to end.
 DEAF = {'image_vcloud_command':
@@ -47,7 +47,8 @@ def host(dockerd, lan, tmp_path, nova):
             dockerd.engine, 60, 120, nova.wants_gone))
     yield found
     for uuid in list(found.containers.list()):
-        dockerd.docker('kill', spec.container_name(uuid), check=False)
+        dockerd.docker('kill', container_spec.container_name(uuid),
+                       check=False)
         found.containers.destroy(uuid)
 
 
@@ -157,5 +158,5 @@ def test_a_server_that_was_made_before_the_rule_can_come_back(host):
     instance.system_metadata = {'image_os_shutdown_timeout': '-5'}
     instance.vm_state = vm_states.SHELVED_OFFLOADED
     host.spawn(instance, host.ports())
-    assert startup.stop_timeout(instance, 60) == -5
+    assert boot_checks.stop_timeout(instance, 60) == -5
     assert host.containers.running(instance.uuid)

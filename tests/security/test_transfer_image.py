@@ -13,9 +13,9 @@ import pytest
 import transfers
 
 from nova_vcloud import exception
-from nova_vcloud import spool as spools
-from nova_vcloud.virt_docker import images
-from nova_vcloud.virt_docker import moves
+from nova_vcloud.transfer import spool as spools
+from nova_vcloud.virt_docker.image import images
+from nova_vcloud.virt_docker.migration import cold_migration
 from nova_vcloud.virt_docker.volumes import ephemeral
 
 VICTIM = '33333333-2222-4333-8444-555566667777'
@@ -31,7 +31,7 @@ class Host:
         self.engine = dockerd.engine
         self.spool = folder / 'spool'
         self.spool.mkdir()
-        self.moves = moves.Moves(
+        self.moves = cold_migration.Moves(
             self.engine, self.compute.containers, computehost.Images(),
             'layer', str(self.spool), None, None, None, 2, 64 << 10, 5,
             ephemeral.Store(str(folder / 'disks'), 'ext4'))
@@ -63,7 +63,7 @@ class Host:
         (self.spool / instance.uuid).mkdir()
         if sent is not None:
             (self.spool / instance.uuid / 'image.tar').write_bytes(sent)
-        manifest = moves.MigrationData(**{
+        manifest = cold_migration.MigrationData(**{
             'method': 'layer', 'image_id': VICTIM, 'image': (), 'whole': True,
             'application': '', **data}).to_text()
         (self.spool / instance.uuid / spools.MANIFEST).write_text(manifest)
@@ -165,13 +165,13 @@ RIGHT = {'nova_vcloud': 1, 'method': 'layer', 'image_id': VICTIM,
                   {'image_id': 'a\nb'}, {'image_id': {}}, {'image': [1]},
                   {'application': 'x' * 300}))])
 def test_what_is_no_manifest(text):
-    assert moves.MigrationData.from_text(json.dumps(RIGHT)).whole
+    assert cold_migration.MigrationData.from_text(json.dumps(RIGHT)).whole
     with pytest.raises(exception.MoveFailed):
-        moves.MigrationData.from_text(text)
+        cold_migration.MigrationData.from_text(text)
 
 
 def test_a_manifest_is_what_was_written():
-    data = moves.MigrationData('layer', VICTIM, ('sha256:1',), True, 'app',
-                               ('disk.eph0',))
-    assert moves.MigrationData.from_text(data.to_text()) == data
+    data = cold_migration.MigrationData('layer', VICTIM, ('sha256:1',), True,
+                                        'app', ('disk.eph0',))
+    assert cold_migration.MigrationData.from_text(data.to_text()) == data
     assert transfers.TOKEN not in data.to_text()

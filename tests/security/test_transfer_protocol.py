@@ -22,12 +22,12 @@ import transfers
 
 from mini import certificates
 from nova_vcloud import exception
-from nova_vcloud import listener
-from nova_vcloud import receiver
-from nova_vcloud import spool as spools
-from nova_vcloud.virt_docker import channels
-from nova_vcloud.virt_docker import moves
-from nova_vcloud.virt_docker import transport as transports
+from nova_vcloud.transfer import channels
+from nova_vcloud.transfer import listener
+from nova_vcloud.transfer import receiver
+from nova_vcloud.transfer import spool as spools
+from nova_vcloud.transfer import transport as transports
+from nova_vcloud.virt_docker.migration import cold_migration
 
 SERVER = '11111111-2222-4333-8444-555566667777'
 OTHER = '22222222-2222-4333-8444-555566667777'
@@ -351,7 +351,7 @@ def test_the_reserve_stays_while_it_is_sent(spool, monkeypatch):
 @pytest.mark.parametrize('mode', [0o770, 0o707, 0o1777])
 def test_no_start_with_a_spool_that_others_can_write(spool, mode):
     """They could have nova-compute, which is root, unpack what they like."""
-    found = moves.Moves(*[None] * 3, 'layer', str(spool), *[None] * 7)
+    found = cold_migration.Moves(*[None] * 3, 'layer', str(spool), *[None] * 7)
     found.make_spool()
     spool.chmod(mode)
     with pytest.raises(exception.HostNotReady,

@@ -11,9 +11,9 @@ import tarfile
 import pytest
 
 from nova_vcloud import exception
-from nova_vcloud.virt_docker import layers
-from nova_vcloud.virt_docker import listing
-from nova_vcloud.virt_docker import received
+from nova_vcloud.virt_docker.rootfs import changed_files
+from nova_vcloud.virt_docker.rootfs import overlay
+from nova_vcloud.virt_docker.rootfs import received
 from nova_vcloud.virt_docker.volumes import ephemeral
 
 LOG = '0' * 64 + '-json.log'
@@ -80,8 +80,8 @@ class Host:
     def unpack(self, *archives):
         """Unpack; a refusal is fine, too."""
         try:
-            layers.unpack(list(archives), str(self.layer),
-                          str(self.top / 'log'), 1 << 20)
+            overlay.unpack(list(archives), str(self.layer),
+                           str(self.top / 'log'), 1 << 20)
         except exception.MoveFailed as e:
             return str(e)
         return ''
@@ -187,7 +187,7 @@ def test_a_list_of_what_to_keep_deletes_nothing_outside(host, kept):
 
 
 def test_a_list_without_end_takes_no_memory(host, monkeypatch):
-    monkeypatch.setattr(layers, 'MAX_KEPT', 10_000)
+    monkeypatch.setattr(overlay, 'MAX_KEPT', 10_000)
     layer = host.archive('layer.tar', ('diff', DIR, ''))
     said = host.unpack(layer, host.archive(
         'changes.tar', ('kept', FILE, b'x' * 20_000), ('diff', DIR, '')))
@@ -295,7 +295,7 @@ def test_no_random_archive_gets_out(host, budget):
         assert host.seen() == host.before, number
         host.unpack(layer, changes)
         assert host.seen() == host.before, number
-        listing.prune(str(host.layer), b'D\0')
+        changed_files.prune(str(host.layer), b'D\0')
         assert list(host.layer.iterdir()) == []
 
 

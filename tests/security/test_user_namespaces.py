@@ -22,8 +22,8 @@ from nova_vcloud import exception
 from nova_vcloud import idmounts
 from nova_vcloud import userns
 from nova_vcloud.conf import docker as docker_conf
-from nova_vcloud.virt_docker import layers
-from nova_vcloud.virt_docker import live_processes
+from nova_vcloud.virt_docker.guest import live_processes
+from nova_vcloud.virt_docker.rootfs import overlay
 from nova_vcloud.virt_docker.volumes import devicebinds
 
 #: Capabilities of a file as setcap(8) writes them: cap_net_raw=ep.
@@ -148,7 +148,7 @@ def test_root_of_a_server_is_nobody_on_the_host(host, spawn):
     uids = next(line for line in status.splitlines() if 'Uid' in line)
     assert set(uids.split()[1:]) == {found[1]}
     host.inside(instance, 'cp /bin/busybox /sh && chmod 4755 /sh')
-    made = os.stat(pathlib.Path(layers.upper(host.container(instance)),
+    made = os.stat(pathlib.Path(overlay.upper(host.container(instance)),
                                 'sh'))
     # Whoever runs it on the host becomes that user, not root.
     assert (made.st_uid, made.st_mode & 0o7777) == (int(found[1]), 0o4755)
@@ -265,10 +265,10 @@ def carry(engine, name, other, target, archive):
     """Put what a container has written into one of another engine."""
     source, dest = (each.engine.container(n) for each, n in (
         (engine, name), (other, target)))
-    layers.pack(layers.upper(source), [], archive,
-                ids=userns.of_engine(engine.engine.info()))
-    layers.unpack([archive], layers.upper(dest), layers.log(dest),
-                  1 << 20, userns.of_engine(other.engine.info()))
+    overlay.pack(overlay.upper(source), [], archive,
+                 ids=userns.of_engine(engine.engine.info()))
+    overlay.unpack([archive], overlay.upper(dest), overlay.log(dest),
+                   1 << 20, userns.of_engine(other.engine.info()))
 
 
 def test_owners_are_kept_between_hosts_with_and_without(
@@ -292,7 +292,7 @@ def test_owners_are_kept_between_hosts_with_and_without(
         other.engine.start(target)
         assert inside(other, target, LOOK) == before
         data = pathlib.Path(
-            layers.upper(other.engine.container(target)), 'data')
+            overlay.upper(other.engine.container(target)), 'data')
         found = os.getxattr(data / 'tool', 'security.capability')
         # Of a user namespace: version 3, which ends with its root's id.
         assert found == capability if capability else \
@@ -309,12 +309,12 @@ def test_an_owner_that_no_server_has_is_refused(mapped, containers,
     ids = userns.of_engine(mapped.engine.info())
     archive = tmp_path / 'forged.tar'
     with tarfile.open(archive, 'w') as tar:
-        member = tarfile.TarInfo(f'{layers.LAYER}/big')
+        member = tarfile.TarInfo(f'{overlay.LAYER}/big')
         member.uid = sum(count for _in, _out, count in ids.uids)
         tar.addfile(member, io.BytesIO())
     with pytest.raises(exception.MoveFailed, match='tar'):
-        layers.unpack([str(archive)], layers.upper(target),
-                      layers.log(target), 1 << 20, ids)
+        overlay.unpack([str(archive)], overlay.upper(target),
+                       overlay.log(target), 1 << 20, ids)
 
 
 def test_a_view_is_the_servers_and_writes_as_it(tmp_path):

@@ -30,19 +30,19 @@ VALUED = {
 #: (volumes/connections.py), the others begin with a directory of ours. And a
 #: shell's script that a guest is given, which is a name of ours.
 ABSOLUTE = {
-    'virt_docker/firstboot.py': {'sh'},
-    'virt_docker/listing.py': {'find'},  # has no '--'
+    'virt_docker/guest/user_data.py': {'sh'},
+    'virt_docker/rootfs/changed_files.py': {'find'},  # has no '--'
     'virt_docker/volumes/ephemeral.py': {'mkfs.'},
     'virt_docker/volumes/filesystems.py': {
         'mount', 'umount', 'blkid', 'xfs_growfs', 'resize2fs', 'btrfs',
         'mkfs.'},
     'virt_docker/volumes/loops.py': {'losetup'},
-    'qos/quota_btrfs.py': {'btrfs'},
-    'qos/quota_file.py': {'mkfs.xfs', 'mount', 'umount', 'sync', 'cp',
-                          'losetup', 'xfs_growfs'},
-    'qos/quota_xfs.py': {'xfs_quota'},
+    'qos/disk/btrfs_qgroup.py': {'btrfs'},
+    'qos/disk/loop_file.py': {'mkfs.xfs', 'mount', 'umount', 'sync', 'cp',
+                              'losetup', 'xfs_growfs'},
+    'qos/disk/xfs_project_quota.py': {'xfs_quota'},
     # Paths of mounts are the host's, and the numbers our own.
-    'qos/rootfs.py': {'xfs_quota', 'xfs_growfs'},
+    'qos/disk/rootfs.py': {'xfs_quota', 'xfs_growfs'},
 }
 
 

@@ -18,10 +18,10 @@ from oslo_utils import uuidutils
 from nova_vcloud import guest
 from nova_vcloud import netns
 from nova_vcloud import userns
-from nova_vcloud.virt_docker.addresses import Nic
 from nova_vcloud.virt_docker.vif import mapping
 from nova_vcloud.virt_docker.vif import segments
 from nova_vcloud.virt_docker.vif import wiring
+from nova_vcloud.virt_docker.vif.addresses import Nic
 
 LOG = log.getLogger(__name__)
 

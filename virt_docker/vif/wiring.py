@@ -26,7 +26,7 @@ from nova_vcloud import neighbour_limit
 from nova_vcloud import netns
 from nova_vcloud import privsep
 from nova_vcloud import userns
-from nova_vcloud.qos import buckets
+from nova_vcloud.qos.net import net_shapers
 from nova_vcloud.virt_docker.vif import announce as frames
 from nova_vcloud.virt_docker.vif import dumps
 from nova_vcloud.virt_docker.vif import segments
@@ -121,7 +121,7 @@ def unplug(fabric: str, owner: str, taps: Mapping[str, str]) -> None:
     """
     with errors(), netns.netlink(fabric) as outer:
         for port_id, tap in taps.items():
-            for name in (tap, buckets.ifb_name(tap)):
+            for name in (tap, net_shapers.ifb_name(tap)):
                 found = segments.link(outer, ifname=name)
                 if found is None:
                     continue

@@ -22,11 +22,11 @@ from oslo_concurrency import lockutils
 from oslo_log import log
 
 from nova_vcloud import exception
-from nova_vcloud import state
+from nova_vcloud import json_documents
 from nova_vcloud.virt_docker.volumes import connections
+from nova_vcloud.virt_docker.volumes import container_view
 from nova_vcloud.virt_docker.volumes import counters
 from nova_vcloud.virt_docker.volumes import filesystems
-from nova_vcloud.virt_docker.volumes import guests
 from nova_vcloud.virt_docker.volumes import loops
 from nova_vcloud.virt_docker.volumes import nodes
 
@@ -36,21 +36,21 @@ DEVICE, FILESYSTEM = 'device', 'filesystem'
 # Names of disks, so that no volume is called /dev/null.
 _NAME = re.compile(r'(?:/dev/)?((?:[shv]|xv)d[a-z]{1,2})')
 
-Find = Callable[[str], guests.Guest | None]
+Find = Callable[[str], container_view.Guest | None]
 
 
 class Appearance(Protocol):
     """How a guest sees a volume."""
 
-    def check(self, uuid: str, guest: guests.Guest | None) -> None:
+    def check(self, uuid: str, guest: container_view.Guest | None) -> None:
         """Refuse a server that would not see one."""
 
     def add(self, uuid: str, name: str, device: str,
-            guest: guests.Guest | None) -> None:
+            guest: container_view.Guest | None) -> None:
         """Let a server see a volume."""
 
     def remove(self, uuid: str, name: str, device: str,
-               guest: guests.Guest | None) -> None:
+               guest: container_view.Guest | None) -> None:
         """Let a server see it no more."""
 
     def grow(self, uuid: str, name: str, device: str) -> None:
@@ -78,7 +78,8 @@ class Volumes:
     """
 
     def __init__(self, connected: connections.Connections,
-                 records: state.Documents, mounts: filesystems.Filesystems,
+                 records: json_documents.Documents,
+                 mounts: filesystems.Filesystems,
                  devices: nodes.Nodes, find: Find, shown_as: str) -> None:
         self._connections = connected
         self._records = records
@@ -309,7 +310,8 @@ class Volumes:
         return self._records.load(uuid) or {}
 
 
-def _at_rest(guest: guests.Guest | None) -> guests.Guest | None:
+def _at_rest(guest: container_view.Guest | None
+             ) -> container_view.Guest | None:
     return guest and dataclasses.replace(guest, pid=0)
 
 

@@ -21,7 +21,7 @@ from typing import Any
 from nova_vcloud import idmounts
 from nova_vcloud import netns
 from nova_vcloud import userns
-from nova_vcloud.virt_docker import server_files
+from nova_vcloud.virt_docker.guest import server_files
 
 #: On devtmpfs, where nodes may be. Only root gets in.
 FOLDER = '/dev/nova-vcloud'

@@ -29,9 +29,9 @@ from oslo_log import log
 from oslo_utils import units
 
 from nova_vcloud import exception
-from nova_vcloud.virt_docker import channels
-from nova_vcloud.virt_docker import received
-from nova_vcloud.virt_docker import transport
+from nova_vcloud.transfer import channels
+from nova_vcloud.transfer import transport
+from nova_vcloud.virt_docker.rootfs import received
 from nova_vcloud.virt_docker.volumes import commands
 from nova_vcloud.virt_docker.volumes import filesystems
 

@@ -23,7 +23,7 @@ from nova_vcloud import idmounts
 from nova_vcloud import privsep
 from nova_vcloud import userns
 from nova_vcloud.virt_docker.volumes import commands
-from nova_vcloud.virt_docker.volumes import guests
+from nova_vcloud.virt_docker.volumes import container_view
 
 #: Where a guest sees the directory of its volumes.
 GUEST_FOLDER = '/volumes'
@@ -91,12 +91,12 @@ class Filesystems:
         _share(self._folder)
         _make_view(self._path(uuid), self._view(uuid))
 
-    def sees(self, uuid: str, guest: guests.Guest) -> bool:
+    def sees(self, uuid: str, guest: container_view.Guest) -> bool:
         """Tell whether a container was made to see the volumes."""
         return any(bind.startswith(f'{self._view(uuid)}:')
                    for bind in guest.binds)
 
-    def check(self, uuid: str, guest: guests.Guest | None) -> None:
+    def check(self, uuid: str, guest: container_view.Guest | None) -> None:
         """Refuse a server that would not see a volume.
 
         :raises VolumeError: with what to do
@@ -107,7 +107,7 @@ class Filesystems:
                 'filesystems: rebuild or migrate it')
 
     def add(self, uuid: str, name: str, device: str,
-            guest: guests.Guest | None) -> None:
+            guest: container_view.Guest | None) -> None:
         """Mount a volume; one that is mounted is fine.
 
         :raises VolumeError: with the reason; nothing is left of it
@@ -120,7 +120,7 @@ class Filesystems:
         _mount(device, path, kind, self._ids())
 
     def remove(self, uuid: str, name: str, device: str,
-               guest: guests.Guest | None) -> None:
+               guest: container_view.Guest | None) -> None:
         """Unmount a volume; one that is not mounted is fine.
 
         :raises VolumeBusy: the server uses it

@@ -23,9 +23,9 @@ from nova_vcloud import exception
 from nova_vcloud import privsep
 from nova_vcloud import userns
 from nova_vcloud.qos.backends import cgroup1
-from nova_vcloud.virt_docker import server_files
+from nova_vcloud.virt_docker.guest import server_files
+from nova_vcloud.virt_docker.volumes import container_view
 from nova_vcloud.virt_docker.volumes import devicebinds
-from nova_vcloud.virt_docker.volumes import guests
 
 FOLDER = 'devices'
 MODE = 0o660
@@ -50,7 +50,7 @@ class Nodes:
         self._namespace = namespace
         self._ids = ids
 
-    def check(self, uuid: str, guest: guests.Guest | None) -> None:
+    def check(self, uuid: str, guest: container_view.Guest | None) -> None:
         """Refuse a server that cannot be given a device.
 
         :raises VolumeError: with what to do
@@ -61,7 +61,7 @@ class Nodes:
                 'with cgroups of version 2: stop the server first')
 
     def add(self, uuid: str, name: str, device: str,
-            guest: guests.Guest | None) -> None:
+            guest: container_view.Guest | None) -> None:
         """Give a server a device, now and from now on.
 
         :raises VolumeError: with the reason; nothing is left of it
@@ -77,7 +77,7 @@ class Nodes:
                 raise
 
     def remove(self, uuid: str, name: str, device: str,
-               guest: guests.Guest | None) -> None:
+               guest: container_view.Guest | None) -> None:
         """Take a device from a server; an absent one is fine.
 
         :raises VolumeBusy: the server uses it

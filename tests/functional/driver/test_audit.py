@@ -13,7 +13,7 @@ import pytest
 
 from nova_vcloud import exception
 from nova_vcloud.virt_docker import factory
-from nova_vcloud.virt_docker import spec
+from nova_vcloud.virt_docker.guest import container_spec
 
 objects.register_all()
 
@@ -59,10 +59,11 @@ def test_one_engine_call_however_many_servers(driver, dockerd):
     assert audit(driver) == 1
     for number in range(20):
         uuid = uuidutils.generate_uuid()
-        dockerd.engine.create(spec.container_name(uuid), {
+        dockerd.engine.create(container_spec.container_name(uuid), {
             'Image': dockerd_fixture.IMAGE, 'Cmd': ['true'],
-            'Labels': {spec.LABEL_UUID: uuid, spec.LABEL_HOST: NODE,
-                       spec.LABEL_NAME: f'instance-{number}'}})
+            'Labels': {container_spec.LABEL_UUID: uuid,
+                       container_spec.LABEL_HOST: NODE,
+                       container_spec.LABEL_NAME: f'instance-{number}'}})
     try:
         assert len(driver.list_instance_uuids()) == 20
         assert audit(driver) == 1
@@ -84,7 +85,8 @@ def test_two_hosts_do_not_share_their_disks_place(driver):
 def test_containers_of_other_hosts_are_not_seen(driver, dockerd):
     dockerd.engine.create('other', {
         'Image': dockerd_fixture.IMAGE, 'Cmd': ['true'],
-        'Labels': {spec.LABEL_UUID: 'x', spec.LABEL_HOST: 'elsewhere'}})
+        'Labels': {container_spec.LABEL_UUID: 'x',
+                   container_spec.LABEL_HOST: 'elsewhere'}})
     dockerd.engine.create('stranger', {
         'Image': dockerd_fixture.IMAGE, 'Cmd': ['true']})
     try:

@@ -20,9 +20,9 @@ import transfers
 
 from mini import certificates
 from nova_vcloud import exception
-from nova_vcloud import listener
-from nova_vcloud.virt_docker import channels
-from nova_vcloud.virt_docker import transport
+from nova_vcloud.transfer import channels
+from nova_vcloud.transfer import listener
+from nova_vcloud.transfer import transport
 
 SERVER = '11111111-2222-4333-8444-555566667777'
 SIZE = 20 << 20

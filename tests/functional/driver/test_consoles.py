@@ -14,8 +14,8 @@ import pytest
 
 from nova_vcloud import exception
 from nova_vcloud.engine import Engine
-from nova_vcloud.virt_docker import consoles
-from nova_vcloud.virt_docker import password
+from nova_vcloud.virt_docker.guest import password
+from nova_vcloud.virt_docker.guest import serial_console
 
 UUID = '1a2b3c4d-0000-4000-8000-00000000c0de'
 
@@ -43,8 +43,8 @@ def desk(dockerd, container):
         with socket.create_server((address, 0)) as s:
             ports.add(s.getsockname()[1])
             return s.getsockname()[1]
-    found = consoles.Consoles(engine, '127.0.0.1', acquire,
-                              lambda _address, port: ports.remove(port))
+    found = serial_console.Consoles(engine, '127.0.0.1', acquire,
+                                    lambda _address, port: ports.remove(port))
     yield found
     found.close(UUID)
     assert ports == set()
@@ -126,7 +126,7 @@ class TestConsole:
     def test_one_too_many_is_let_go(self, desk, container):
         where = desk.open(UUID, container)
         viewers = []
-        for _ in range(consoles.MAX_VIEWERS):
+        for _ in range(serial_console.MAX_VIEWERS):
             viewers.append(Viewer(where))
             viewers[-1].type(b'\r')
             viewers[-1].until(b'#')

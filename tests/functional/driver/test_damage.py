@@ -9,7 +9,7 @@ from nova import objects
 import pytest
 
 from nova_vcloud import exception
-from nova_vcloud.virt_docker import spec
+from nova_vcloud.virt_docker.guest import container_spec
 
 
 @pytest.fixture(params=[False, True], ids=['layer', 'file'])
@@ -86,7 +86,7 @@ def test_a_server_whose_container_is_gone_is_made_anew_by_a_rebuild(host,
 def test_a_rebuild_of_a_lost_server_that_fails_can_be_tried_again(
         host, talks, monkeypatch):
     instance, _log, ports = talks
-    host.dockerd.docker('rm', spec.container_name(instance.uuid))
+    host.dockerd.docker('rm', container_spec.container_name(instance.uuid))
 
     def fail(*_args):
         raise exception.EngineError('no')

@@ -22,11 +22,11 @@ from rootdisk import spawn
 from nova_vcloud import exception
 from nova_vcloud.guest import Guest
 from nova_vcloud.qos import limits
-from nova_vcloud.qos import quota_file
-from nova_vcloud.qos import rootfs
 from nova_vcloud.qos.backends import disk
-from nova_vcloud.virt_docker import layers
-from nova_vcloud.virt_docker import spec
+from nova_vcloud.qos.disk import loop_file
+from nova_vcloud.qos.disk import rootfs
+from nova_vcloud.virt_docker.guest import container_spec
+from nova_vcloud.virt_docker.rootfs import overlay
 
 MIB = 2**20
 GIB = 2**30
@@ -58,7 +58,7 @@ def files(host):
 
 def place(host, instance):
     """Return the directory of a server's layer."""
-    return pathlib.Path(layers.upper(host.container(instance))).parent
+    return pathlib.Path(overlay.upper(host.container(instance))).parent
 
 
 def test_df_tells_the_size_and_who_fills_a_disk_fills_only_that(host):
@@ -71,12 +71,12 @@ def test_df_tells_the_size_and_who_fills_a_disk_fills_only_that(host):
     assert df(host, other)[0] == 3072
     room = os.statvfs(host.dockerd.home)
     done = host.dockerd.docker(
-        'exec', spec.container_name(instance.uuid), 'sh', '-c',
+        'exec', container_spec.container_name(instance.uuid), 'sh', '-c',
         'dd if=/dev/zero of=/file bs=1M count=1100 conv=fsync', check=False)
     assert 'No space left on device' in done.stderr
     left = os.statvfs(host.dockerd.home)
     taken = (room.f_bfree - left.f_bfree) * left.f_frsize
-    assert taken < GIB + quota_file.JOURNAL
+    assert taken < GIB + loop_file.JOURNAL
     found = host.parts.disk.figures(host.container(instance)['Id'])
     assert found['disk_limit_bytes'] == GIB
     assert 0.97 * GIB < found['disk_used_bytes'] <= GIB
@@ -104,7 +104,8 @@ def test_nothing_is_left_of_a_server_that_is_deleted(host):
 
 def test_a_disk_goes_with_a_container_that_was_removed_by_hand(host):
     instance, _ports = spawn(host)
-    host.dockerd.docker('rm', '--force', spec.container_name(instance.uuid))
+    host.dockerd.docker('rm', '--force',
+                        container_spec.container_name(instance.uuid))
     host.containers.destroy(instance.uuid)
     assert files(host) == set()
 
@@ -143,7 +144,7 @@ def test_a_disk_is_mounted_again_when_the_server_is_started(host):
     without_mounts(host)
     # Nobody else can start it on an empty disk.
     done = host.dockerd.docker(
-        'start', spec.container_name(instance.uuid), check=False)
+        'start', container_spec.container_name(instance.uuid), check=False)
     assert 'no such file or directory' in done.stderr
     host.containers.start(instance, ports)
     assert host.inside(instance, 'cat /file') == 'mine\n'
@@ -216,7 +217,7 @@ def test_what_is_half_made_is_removed(host, container, program, sweep):
         rootfs.tool = lambda *words: (
             os._exit(9) if words[0] == program else run(*words))
         try:
-            quota_file.limit(root, container, GIB, whole=False)
+            loop_file.limit(root, container, GIB, whole=False)
         finally:
             os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
@@ -225,9 +226,9 @@ def test_what_is_half_made_is_removed(host, container, program, sweep):
         host.parts.disk.sweep()
         assert files(host) == set()
         assert not leaks.loops_left(host.dockerd.disks)
-    quota_file.limit(root, container, GIB, whole=False)
+    loop_file.limit(root, container, GIB, whole=False)
     assert files(host) == {container}
-    assert quota_file.look(root, container)[1] == GIB
+    assert loop_file.look(root, container)[1] == GIB
     host.parts.disk.sweep()
     assert files(host) == {container}
 
@@ -235,7 +236,7 @@ def test_what_is_half_made_is_removed(host, container, program, sweep):
 def test_what_a_start_finds_of_nobody_is_removed(host, container):
     other, _ports = spawn(host)
     root = str(host.dockerd.root)
-    quota_file.limit(root, container, GIB, whole=False)
+    loop_file.limit(root, container, GIB, whole=False)
     # By someone who does not know of disks.
     host.dockerd.docker('rm', container)
     host.parts.disk.sweep()
@@ -270,9 +271,9 @@ def test_a_disk_too_small_for_what_is_there_is_refused(host, container):
     engine.stop(container, 0)
     with pytest.raises(exception.LimitNotEnforced,
                        match=r'does not fit.* 320 MiB: .*No space left'):
-        quota_file.limit(root, container, 320 * MIB, whole=False)
+        loop_file.limit(root, container, 320 * MIB, whole=False)
     assert files(host) == set()
-    quota_file.limit(root, container, 640 * MIB, whole=False)
+    loop_file.limit(root, container, 640 * MIB, whole=False)
     engine.start(container)
     done = host.dockerd.docker('exec', container, 'ls', '-l', '/file')
     assert str(330 * MIB) in done.stdout
@@ -336,7 +337,7 @@ SCRIPT = """
     from oslo_config import cfg
     from oslo_privsep import priv_context
     from nova_vcloud import privsep
-    from nova_vcloud.qos import quota_file
+    from nova_vcloud.qos.disk import loop_file
 
     cfg.CONF([], project='test')
     privsep.disk.start(priv_context.Method.FORK)
@@ -345,15 +346,15 @@ SCRIPT = """
     os.setresuid(65534, 65534, 65534)
 
     root, container = ROOT, CONTAINER
-    files = quota_file.Files()
+    files = loop_file.Files()
     reason = files.why_not({'DockerRootDir': root, 'Driver': 'overlay2'})
     assert not reason, reason
     for size in (1 << 30, 2 << 30):
         files.limit(root, container, size)
         files.mount(root, container)
         assert files.look(root, container)[1] == size
-    quota_file.forget(root, container)
-    assert not quota_file.sweep(root)
+    loop_file.forget(root, container)
+    assert not loop_file.sweep(root)
     print('done')
     """
 
@@ -377,7 +378,7 @@ class TestDisk(Contract):
         made = [dockerd.engine.create(f'nova-{uuid.uuid4()}', {
             'Image': dockerd_fixture.IMAGE,
             'HostConfig': {'NetworkMode': 'none'}}) for _ in range(2)]
-        backend = disk.DiskBackend(dockerd.engine, quota_file.Files())
+        backend = disk.DiskBackend(dockerd.engine, loop_file.Files())
         try:
             yield Place(backend, *(
                 Guest('', name, '') for name in (*made, 'absent')), {},

@@ -25,16 +25,16 @@ import transfers
 from nova_vcloud import exception
 from nova_vcloud.guest import Guest
 from nova_vcloud.qos import limits
-from nova_vcloud.qos import rootfs
 from nova_vcloud.qos.backends import disk
+from nova_vcloud.qos.disk import rootfs
+from nova_vcloud.transfer import transport
 from nova_vcloud.virt_docker import factory
-from nova_vcloud.virt_docker import host as docker_host
-from nova_vcloud.virt_docker import images
-from nova_vcloud.virt_docker import moves
-from nova_vcloud.virt_docker import seed
-from nova_vcloud.virt_docker import snapshots
-from nova_vcloud.virt_docker import spec
-from nova_vcloud.virt_docker import transport
+from nova_vcloud.virt_docker.guest import container_spec
+from nova_vcloud.virt_docker.guest import file_injection
+from nova_vcloud.virt_docker.guest import snapshot
+from nova_vcloud.virt_docker.host import host as docker_host
+from nova_vcloud.virt_docker.image import images
+from nova_vcloud.virt_docker.migration import cold_migration
 from nova_vcloud.virt_docker.volumes import ephemeral
 
 objects.register_all()
@@ -86,7 +86,7 @@ def test_who_fills_a_disk_fills_only_that(host):
     done = fill(host, instance, 'more', 200)
     assert 'quota exceeded' in done.stderr
     done = host.dockerd.docker(
-        'exec', spec.container_name(instance.uuid), 'sh', '-c',
+        'exec', container_spec.container_name(instance.uuid), 'sh', '-c',
         'dd if=/dev/zero of=/rest bs=1M count=200 conv=fsync', check=False)
     assert 'quota exceeded' in done.stderr
     found = host.parts.disk.figures(host.container(instance)['Id'])
@@ -159,7 +159,7 @@ def test_what_an_image_calls_a_volume_is_of_the_root_disk(host, monkeypatch):
     instance = host.instance()
     instance.key_data, instance.config_drive = None, ''
     host.containers.spawn(None, instance, objects.ImageMeta(), host.ports(),
-                          seed.archive(instance, []))
+                          file_injection.archive(instance, []))
     assert host.container(instance)['Mounts']
     assert ' /data ' not in host.inside(instance, 'cat /proc/mounts')
     done = fill(host, instance, 'data/file', 1100)
@@ -170,7 +170,7 @@ def test_what_says_names_is_of_the_root_disk_too(host):
     instance, ports = host.instance(), host.ports()
     instance.key_data, instance.config_drive = None, ''
     host.containers.spawn(None, instance, objects.ImageMeta(), ports,
-                          seed.archive(instance, ports))
+                          file_injection.archive(instance, ports))
     address = ports[0]['network']['subnets'][0]['ips'][0]['address']
     assert f'{address}\ttest' in host.inside(instance, 'cat /etc/hosts')
     mounts = host.inside(instance, 'cat /proc/mounts')
@@ -273,7 +273,7 @@ def moves_of(tmp_path, monkeypatch):
     for name in ('spool', 'ssh'):
         (tmp_path / name).mkdir()
     with sshd.private(tmp_path / 'ssh', tmp_path / 'spool') as ssh:
-        yield lambda host, method: moves.Moves(
+        yield lambda host, method: cold_migration.Moves(
             host.dockerd.engine, host.containers, computehost.Images(),
             method, str(tmp_path / 'spool'),
             transport.Hosts(ssh, 0).remote,
@@ -338,8 +338,8 @@ def test_a_snapshot_is_the_engines_where_only_it_knows_the_store(
     instance, _ports = spawn(host)
     host.inside(instance, 'echo mine >/note; truncate -s 2G /hole')
     with imageservice.serving(tmp_path) as service:
-        taker = snapshots.Snapshots(host.dockerd.engine, host.containers,
-                                    service, layers)
+        taker = snapshot.Snapshots(host.dockerd.engine, host.containers,
+                                   service, layers)
         with pytest.raises(exception.DiskTooLarge, match='sparse files'):
             taker.take(None, instance, 'image', lambda **_states: None)
         host.inside(instance, 'rm /hole')

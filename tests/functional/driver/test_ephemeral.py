@@ -248,7 +248,8 @@ def test_a_rebuild_that_fails_leaves_the_old_ones(
     def reached(name):
         if name == step:
             raise exception.EngineError('planted')
-    monkeypatch.setattr('nova_vcloud.virt_docker.steps.reached', reached)
+    monkeypatch.setattr('nova_vcloud.virt_docker.crash_points.reached',
+                        reached)
     with pytest.raises(exception.EngineError, match='planted'):
         rebuild(host, instance, ports)
     assert 'kept' in read(host, instance)

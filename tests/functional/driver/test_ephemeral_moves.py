@@ -16,10 +16,10 @@ import transfers
 import volumehost
 
 from nova_vcloud import exception
-from nova_vcloud.virt_docker import images
-from nova_vcloud.virt_docker import moves
-from nova_vcloud.virt_docker import steps
-from nova_vcloud.virt_docker import transport
+from nova_vcloud.transfer import transport
+from nova_vcloud.virt_docker import crash_points
+from nova_vcloud.virt_docker.image import images
+from nova_vcloud.virt_docker.migration import cold_migration
 
 GIB = 1 << 30
 ONE = {'root_device_name': '/dev/vda', 'ephemerals': [
@@ -58,7 +58,7 @@ def pair(dockerd, lan, other, tmp_path, monkeypatch, request):
             volumehost.having(engine, other_lan, tmp_path / 'there',
                               shown_as) as there:
         for host in (here, there):
-            host.verbs.moving_by(moves.Moves(
+            host.verbs.moving_by(cold_migration.Moves(
                 host.dockerd.engine, host.containers, computehost.Images(),
                 'layer', str(folder / 'spool'),
                 transport.Hosts(ssh, 0).remote,
@@ -208,7 +208,7 @@ def planted(monkeypatch, step):
     def reached(name):
         if name == step:
             raise exception.MoveFailed('planted')
-    monkeypatch.setattr(steps, 'reached', reached)
+    monkeypatch.setattr(crash_points, 'reached', reached)
 
 
 @pytest.mark.parametrize('step', ['stopped', 'left'])

@@ -8,9 +8,9 @@ import lan as lan_fixture
 from nova import objects
 import pytest
 
-from nova_vcloud.virt_docker import firstboot
-from nova_vcloud.virt_docker import seed
-from nova_vcloud.virt_docker import spec
+from nova_vcloud.virt_docker.guest import container_spec
+from nova_vcloud.virt_docker.guest import file_injection
+from nova_vcloud.virt_docker.guest import user_data
 
 SCRIPT = b"""#!/bin/sh
 sleep 0.3
@@ -39,7 +39,7 @@ def described(host, data: bytes) -> objects.Instance:
 def boot(host, data: bytes, before: str = '') -> objects.Instance:
     """Make a server; something is done in it before its first boot ends."""
     instance = described(host, data)
-    host.spawn(instance, host.ports(), seed.archive(instance, None))
+    host.spawn(instance, host.ports(), file_injection.archive(instance, None))
     if before:
         host.inside(instance, before)
     welcome(host, instance)
@@ -47,7 +47,8 @@ def boot(host, data: bytes, before: str = '') -> objects.Instance:
 
 
 def welcome(host, instance, secret=None) -> None:
-    firstboot.begin(host.dockerd.engine, spec.container_name(instance.uuid),
+    user_data.begin(host.dockerd.engine,
+                    container_spec.container_name(instance.uuid),
                     instance, secret)
 
 
@@ -74,7 +75,7 @@ def test_a_script_runs_once_and_is_heard(host):
 
 def test_one_that_was_cut_off_does_not_run_again(host):
     instance = boot(host, SCRIPT.replace(b'0.3', b'1000'))
-    mark = f'{seed.instance_folder(instance.uuid)}/sem'
+    mark = f'{file_injection.instance_folder(instance.uuid)}/sem'
     lan_fixture.wait_until(lambda: host.inside(
         instance, f'ls {mark}; pidof sleep') != '')
     lan_fixture.wait_until(
@@ -89,7 +90,8 @@ def test_one_that_was_cut_off_does_not_run_again(host):
 def test_a_stopped_server_runs_it_when_it_starts(host):
     instance = described(host, SCRIPT)
     host.containers.spawn(None, instance, objects.ImageMeta(), host.ports(),
-                          seed.archive(instance, None), power_on=False)
+                          file_injection.archive(instance, None),
+                          power_on=False)
     welcome(host, instance)
     host.containers.start(instance, host.ports(0))
     welcome(host, instance)
@@ -141,7 +143,7 @@ def test_lines_that_end_as_on_windows(host, data):
 
 def test_an_image_without_a_shell_is_a_server_all_the_same(host, caplog):
     instance = described(host, SCRIPT)
-    host.spawn(instance, host.ports(), seed.archive(instance, None))
+    host.spawn(instance, host.ports(), file_injection.archive(instance, None))
     host.inside(instance, 'rm /bin/sh')
     welcome(host, instance)
     assert 'The user data is not run' in caplog.text

@@ -8,7 +8,7 @@ import types
 import dockerd as dockerd_fixture
 import pytest
 
-from nova_vcloud.virt_docker import freezer
+from nova_vcloud.virt_docker.rootfs import freezer
 
 #: Makes processes all the time, which a freezer must not miss.
 BUSY = 'while :; do (:) & (:) & wait; done'

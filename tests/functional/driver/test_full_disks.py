@@ -21,10 +21,10 @@ from rootdisk import fill
 from rootdisk import spawn
 
 from nova_vcloud import exception
-from nova_vcloud.qos import rootfs
-from nova_vcloud.virt_docker import layers
-from nova_vcloud.virt_docker import rescue
+from nova_vcloud.qos.disk import rootfs
 from nova_vcloud.virt_docker import resources
+from nova_vcloud.virt_docker.guest import rescue
+from nova_vcloud.virt_docker.rootfs import overlay
 
 #: Takes all bytes: of large files, of small ones, and of new directories.
 BYTES = '''
@@ -80,7 +80,7 @@ def btrfs(quotas, tmp_path):
 
 def place(host, instance) -> pathlib.Path:
     """Return the directory of a server's layer, of overlay2."""
-    return pathlib.Path(layers.upper(host.container(instance))).parent
+    return pathlib.Path(overlay.upper(host.container(instance))).parent
 
 
 def fill_bytes(host, instance):

@@ -18,16 +18,16 @@ import pytest
 
 from nova_vcloud import exception
 from nova_vcloud.conf import docker as docker_conf
-from nova_vcloud.virt_docker import images
-from nova_vcloud.virt_docker import password
-from nova_vcloud.virt_docker import rescue
-from nova_vcloud.virt_docker import seed
-from nova_vcloud.virt_docker import snapshots
+from nova_vcloud.virt_docker.guest import file_injection
+from nova_vcloud.virt_docker.guest import password
+from nova_vcloud.virt_docker.guest import rescue
+from nova_vcloud.virt_docker.guest import snapshot
+from nova_vcloud.virt_docker.image import images
 
 TAG = 'vcloud-test/hostile:latest'
 UP = '../' * 20
-KEYS = seed.AUTHORIZED_KEYS
-DRIVE = seed.CONFIG_DRIVE
+KEYS = file_injection.AUTHORIZED_KEYS
+DRIVE = file_injection.CONFIG_DRIVE
 LOOP0 = (7, 0)  # a disk that every host's kernel knows
 NULL = (1, 3)
 #: (path, content, mode) of what is written into every server.
@@ -158,10 +158,10 @@ def test_no_link_leads_out_of_a_server(host, image, name):
     if said:
         with pytest.raises(exception.InvalidRequest,
                            match=f'cannot take .* of a new server: {said}'):
-            host.spawn(instance, host.ports(), seed.tar(ENTRIES))
+            host.spawn(instance, host.ports(), file_injection.tar(ENTRIES))
         assert host.containers.list() == {}
         return
-    host.spawn(instance, host.ports(), seed.tar(ENTRIES))
+    host.spawn(instance, host.ports(), file_injection.tar(ENTRIES))
     for path, content, _mode in ENTRIES:
         if content:
             assert busybox(host, instance, f'cat {path}') == content.decode()
@@ -235,7 +235,7 @@ def test_a_snapshot_is_of_what_is_inside(host, image, victim, tmp_path,
     host.inside(instance, f'ln -s {victim}/file /later; '
                           f'ln -s {victim} /folder')
     with imageservice.serving(tmp_path) as glance:
-        snapshots.Snapshots(
+        snapshot.Snapshots(
             host.dockerd.engine, host.containers, glance, layers).take(
                 None, instance, 'image', lambda **_kwargs: None)
     found = {}

@@ -11,7 +11,7 @@ import dockerd as dockerd_fixture
 import pytest
 
 from nova_vcloud import exception
-from nova_vcloud.virt_docker import layers
+from nova_vcloud.virt_docker.rootfs import overlay
 
 WRITE = '''
 set -e
@@ -74,13 +74,13 @@ def test_all_that_was_written_arrives(dockerd, containers, tmp_path):
     os.setxattr(root / 'data/big', 'trusted.mark', b'7')
     before = inside(dockerd, 'source', LOOK)
     engine.stop('source', 0)
-    layers.pack(layers.upper(source), layers.logs(source, 2), archive)
+    overlay.pack(overlay.upper(source), overlay.logs(source, 2), archive)
     # A hole is not sent.
     assert os.stat(archive).st_size < 10_000_000
 
     target = containers('target')
-    layers.unpack([archive], layers.upper(target), layers.log(target),
-                  1 << 20)
+    overlay.unpack([archive], overlay.upper(target), overlay.log(target),
+                   1 << 20)
     assert changes(dockerd, 'target') == changes(dockerd, 'source')
     engine.start('target')
     assert inside(dockerd, 'target', LOOK) == before
@@ -96,18 +96,18 @@ def test_the_console_log_goes_on_where_it_ended(dockerd, containers,
                                                 tmp_path):
     archive = str(tmp_path / 'layer.tar')
     source = containers('talker')
-    log = pathlib.Path(layers.log(source))
+    log = pathlib.Path(overlay.log(source))
     line = '{"log":"%s\\n","stream":"stdout","time":"2026-01-01T00:00:00Z"}\n'
     for path, text in ((f'{log}.2', 'oldest'), (f'{log}.1', 'older'),
                        (log, 'newest')):
         pathlib.Path(path).write_text(line % text)
-    layers.pack(layers.upper(source), layers.logs(source, 3), archive)
+    overlay.pack(overlay.upper(source), overlay.logs(source, 3), archive)
     target = containers('listener')
-    layers.unpack([archive], layers.upper(target), layers.log(target),
-                  1 << 20)
+    overlay.unpack([archive], overlay.upper(target), overlay.log(target),
+                   1 << 20)
     dockerd.engine.start('listener')
     told = dockerd.engine.container('listener')
-    assert told['LogPath'] == layers.log(target)
+    assert told['LogPath'] == overlay.log(target)
     told = dockerd.engine.logs('listener', 1000).decode().split()
     assert told[:3] == ['oldest', 'older', 'newest']
 
@@ -115,11 +115,11 @@ def test_the_console_log_goes_on_where_it_ended(dockerd, containers,
 def test_an_archive_that_is_cut_off(dockerd, containers, tmp_path):
     archive = tmp_path / 'layer.tar'
     source = containers('short')
-    layers.pack(layers.upper(source), [], str(archive))
+    overlay.pack(overlay.upper(source), [], str(archive))
     archive.write_bytes(archive.read_bytes()[:300])
     with pytest.raises(exception.MoveFailed, match='tar: '):
-        layers.unpack([str(archive)], layers.upper(source),
-                      str(tmp_path / 'log'), 1 << 20)
+        overlay.unpack([str(archive)], overlay.upper(source),
+                       str(tmp_path / 'log'), 1 << 20)
 
 
 def test_a_disk_that_is_too_small_is_said(tmp_path):
@@ -127,20 +127,20 @@ def test_a_disk_that_is_too_small_is_said(tmp_path):
     for folder in (layer, small):
         folder.mkdir()
     (layer / 'file').write_bytes(os.urandom(3_000_000))
-    layers.pack(str(layer), [], str(tmp_path / 'layer.tar'))
+    overlay.pack(str(layer), [], str(tmp_path / 'layer.tar'))
     subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=2M', 'tmpfs', small],
                    check=True)
     try:
         with pytest.raises(exception.MoveFailed, match='does not fit'):
-            layers.unpack([str(tmp_path / 'layer.tar')], str(small),
-                          str(tmp_path / 'log'), 1 << 20)
+            overlay.unpack([str(tmp_path / 'layer.tar')], str(small),
+                           str(tmp_path / 'log'), 1 << 20)
     finally:
         subprocess.run(['umount', small], check=True)
 
 
 def test_another_storage_driver_is_named():
     with pytest.raises(exception.MoveFailed, match='has btrfs; '):
-        layers.upper({'GraphDriver': {'Name': 'btrfs', 'Data': None}})
+        overlay.upper({'GraphDriver': {'Name': 'btrfs', 'Data': None}})
 
 
 def test_no_more_is_packed_than_was_announced(tmp_path):
@@ -159,11 +159,11 @@ def test_no_more_is_packed_than_was_announced(tmp_path):
         for number in range(1000):
             f.seek(number << 20)
             f.write(b'x')
-    told = layers.packed_size(str(layer))
-    layers.pack(str(layer), [], str(tmp_path / 'layer.tar'))
+    told = overlay.packed_size(str(layer))
+    overlay.pack(str(layer), [], str(tmp_path / 'layer.tar'))
     assert os.stat(tmp_path / 'layer.tar').st_size <= told < 20 << 20
     with pytest.raises(exception.MoveFailed, match='no directory'):
-        layers.packed_size(str(tmp_path / 'none'))
+        overlay.packed_size(str(tmp_path / 'none'))
 
 
 #: linux/fs.h: FS_IOC_GETFLAGS, FS_IOC_SETFLAGS; FS_IMMUTABLE_FL, FS_APPEND_FL
@@ -197,9 +197,9 @@ def test_files_that_cannot_be_changed_arrive_so(dockerd, containers,
             f'/proc/{engine.container(name)["State"]["Pid"]}/root')
     for name, flag in FLAGS.items():
         assert flags(root('source') / name, flag) == flag
-    layers.pack(layers.upper(source), [], archive)
+    overlay.pack(overlay.upper(source), [], archive)
     target = containers('target')
-    layers.unpack([archive], layers.upper(target), layers.log(target), 1024)
+    overlay.unpack([archive], overlay.upper(target), overlay.log(target), 1024)
     engine.start('target')
     for name, flag in FLAGS.items():
         assert flags(root('target') / name) == flag

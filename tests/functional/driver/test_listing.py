@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from nova_vcloud.virt_docker import layers
+from nova_vcloud.virt_docker.rootfs import overlay
 
 
 class Tree:
@@ -161,19 +161,19 @@ def test_all_that_happens_to_a_layer_arrives(tmp_path, seed):
     tree = Tree(tmp_path / 'diff', seed)
     notes = str(tmp_path / 'seen')
     since = time.time() - 0.1
-    layers.look(str(tree.path), notes)
+    overlay.look(str(tree.path), notes)
     for _ in range(4):
         tree.change()
-    layers.pack(str(tree.path), [], str(tmp_path / 'layer.tar'), live=True)
+    overlay.pack(str(tree.path), [], str(tmp_path / 'layer.tar'), live=True)
     for _ in range(6):
         tree.change()
-    layers.pack_changes(str(tree.path), notes, since, [],
-                        str(tmp_path / 'changes.tar'))
+    overlay.pack_changes(str(tree.path), notes, since, [],
+                         str(tmp_path / 'changes.tar'))
     there = tmp_path / 'there'
     there.mkdir()
-    layers.unpack([str(tmp_path / 'layer.tar'),
-                   str(tmp_path / 'changes.tar')], str(there),
-                  str(tmp_path / 'log'), 1 << 20)
+    overlay.unpack([str(tmp_path / 'layer.tar'),
+                    str(tmp_path / 'changes.tar')], str(there),
+                   str(tmp_path / 'log'), 1 << 20)
     assert seen(there) == seen(tree.path)
 
 
@@ -196,14 +196,14 @@ def test_directories_that_change_places_and_back(tmp_path):
         (top / 'two').rename(top / 'one')
         (top / 'spare').rename(top / 'two')
     since = time.time() - 0.1
-    layers.look(str(top), notes)
+    overlay.look(str(top), notes)
     swap()
-    layers.pack(str(top), [], str(tmp_path / 'layer.tar'), live=True)
+    overlay.pack(str(top), [], str(tmp_path / 'layer.tar'), live=True)
     swap()
-    layers.pack_changes(str(top), notes, since, [],
-                        str(tmp_path / 'changes.tar'))
+    overlay.pack_changes(str(top), notes, since, [],
+                         str(tmp_path / 'changes.tar'))
     there = tmp_path / 'there'
     there.mkdir()
-    layers.unpack([str(tmp_path / 'layer.tar'),
-                   str(tmp_path / 'changes.tar')], str(there), '', 1 << 20)
+    overlay.unpack([str(tmp_path / 'layer.tar'),
+                    str(tmp_path / 'changes.tar')], str(there), '', 1 << 20)
     assert seen(there) == seen(top)

@@ -18,10 +18,10 @@ import tlsd
 import transfers
 
 from nova_vcloud import exception
-from nova_vcloud.virt_docker import images
-from nova_vcloud.virt_docker import moves
-from nova_vcloud.virt_docker import steps
-from nova_vcloud.virt_docker import transport
+from nova_vcloud.transfer import transport
+from nova_vcloud.virt_docker import crash_points
+from nova_vcloud.virt_docker.image import images
+from nova_vcloud.virt_docker.migration import cold_migration
 from nova_vcloud.virt_docker.volumes import ephemeral
 
 #: Steps of a move on the host that is left, and on the other.
@@ -64,9 +64,9 @@ def pair(request, dockerd, lan, other, tmp_path, monkeypatch):
                                      disk_files=files[1]))
 
     def make(method: str = 'layer', known: bool = True,
-             wait: float = 5, way: str = 'ssh') -> list[moves.Moves]:
+             wait: float = 5, way: str = 'ssh') -> list[cold_migration.Moves]:
         destination = transfers.Destination(folder / 'spool')
-        both = [moves.Moves(
+        both = [cold_migration.Moves(
             host.dockerd.engine, host.containers, computehost.Images(),
             method, str(folder / 'spool'),
             transport.Hosts(ways[way], 0).remote, destination,
@@ -282,7 +282,7 @@ def test_a_server_runs_on_when_the_other_host_does_not_answer(
             if name == step:
                 stack.enter_context(receivers.suspended(spool))
                 seconds[0] = 1
-        monkeypatch.setattr(steps, 'reached', reached)
+        monkeypatch.setattr(crash_points, 'reached', reached)
         with pytest.raises(exception.MoveFailed,
                            match=f'host {sshd.ADDRESS}: nova-vcloud-receive '
                                  '(did not answer|received no data)'):
@@ -319,7 +319,7 @@ def mortal(monkeypatch):
                 if name == step and not died:
                     engine.kill()
                     died.append(pool.submit(engine.start))
-            monkeypatch.setattr(steps, 'reached', reached)
+            monkeypatch.setattr(crash_points, 'reached', reached)
             return died
         yield at
     for start in died:
@@ -396,7 +396,7 @@ def test_what_a_server_writes_while_it_is_sent_arrives(pair, monkeypatch):
             source.inside(instance, 'echo late >/root/late; rm /root/gone; '
                                     'mv /root/dir /root/moved; '
                                     'echo more >>/root/file')
-    monkeypatch.setattr(steps, 'reached', reached)
+    monkeypatch.setattr(crash_points, 'reached', reached)
     digest = source.inside(instance, 'sha256sum /root/big')
     manifest = here.send(None, instance, sshd.ADDRESS, ports, 0)
     sizes = [path.stat().st_size for path in sorted(
@@ -429,7 +429,7 @@ def test_whatever_fails_at_a_step_the_server_runs_on(pair, monkeypatch, step,
 
     def reattach() -> None:
         raise OSError(5, 'no disk')
-    monkeypatch.setattr(steps, 'reached', reached)
+    monkeypatch.setattr(crash_points, 'reached', reached)
     with pytest.raises((type(error), OSError)):
         here.send(None, instance, sshd.ADDRESS, ports, 0, reattach=reattach)
     monkeypatch.undo()
@@ -498,7 +498,7 @@ def test_what_would_fail_there_is_told_before_the_stop(pair, monkeypatch,
     def reached(step: str) -> None:
         if step == 'copied':
             spoil(here, other, dest, instance)
-    monkeypatch.setattr(steps, 'reached', reached)
+    monkeypatch.setattr(crash_points, 'reached', reached)
     try:
         with pytest.raises(exception.NovaVcloudException, match=said):
             here.send(None, instance, sshd.ADDRESS, ports, 0)

@@ -8,8 +8,8 @@ from nova import objects
 from nova.network import model
 import pytest
 
-from nova_vcloud.virt_docker import seed
-from nova_vcloud.virt_docker import spec
+from nova_vcloud.virt_docker.guest import container_spec
+from nova_vcloud.virt_docker.guest import file_injection
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def boot(host, ports, name='test') -> objects.Instance:
     instance = host.instance()
     instance.hostname, instance.user_data = name, None
     instance.key_data, instance.config_drive = None, ''
-    host.spawn(instance, ports, seed.archive(instance, ports))
+    host.spawn(instance, ports, file_injection.archive(instance, ports))
     return instance
 
 
@@ -153,7 +153,7 @@ def test_a_new_hostname_is_there_after_a_hard_reboot(host, name):
     instance = boot(host, ports)
     instance.hostname = name
     host.containers.reboot(instance, ports, 0)
-    own = spec.kernel_hostname(name)
+    own = container_spec.kernel_hostname(name)
     assert host.inside(instance, 'hostname') == f'{own}\n'
     assert host.inside(instance, 'cat /etc/hostname') == f'{own}\n'
     for line in hosts(host, instance):
@@ -170,7 +170,7 @@ def test_a_new_hostname_is_there_after_a_hard_reboot(host, name):
 def test_any_name_that_nova_gives_starts(host, name):
     ports = host.ports()
     instance = boot(host, ports, name)
-    own = spec.kernel_hostname(name)
+    own = container_spec.kernel_hostname(name)
     assert host.inside(instance, 'hostname') == f'{own}\n'
     assert own in hosts(host, instance)[0]
 
@@ -220,8 +220,8 @@ def test_who_comes_from_another_host_has_one_name(host):
     host.containers.adopt(
         instance, f'{dockerd_fixture.IMAGE}:latest', instance.image_ref,
         ports, True, '', lambda name: host.dockerd.engine.put_archive(
-            name, '/', seed.tar((path, text.encode(), 0o644)
-                                for path, text in old.items())))
+            name, '/', file_injection.tar((path, text.encode(), 0o644)
+                                          for path, text in old.items())))
     assert host.inside(instance, 'hostname; cat /etc/hostname'
                        ) == 'renamed\nrenamed\n'
     assert hosts(host, instance) == lines(instance, ports)

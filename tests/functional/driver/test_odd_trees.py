@@ -24,8 +24,8 @@ import pytest
 
 from nova_vcloud import exception
 from nova_vcloud import userns
-from nova_vcloud.virt_docker import layers
-from nova_vcloud.virt_docker import precopy
+from nova_vcloud.virt_docker.rootfs import overlay
+from nova_vcloud.virt_docker.rootfs import precopy
 
 #: Seconds and nanoseconds since 1970; ext4 knows 1901 to 2446.
 TIMES = (0, 1, 999_999_999, 1_234_567_890_123_456_789,
@@ -262,7 +262,7 @@ def differences(places) -> dict[bytes, tuple]:
 @pytest.fixture
 def places(tmp_path) -> Iterator[tuple[pathlib.Path, ...]]:
     """Return a layer, and two where it goes: one tries it, one is it."""
-    found = tuple(tmp_path / name / layers.LAYER
+    found = tuple(tmp_path / name / overlay.LAYER
                   for name in ('source', 'trial', 'target'))
     for path in found:
         path.mkdir(parents=True)
@@ -273,8 +273,8 @@ def places(tmp_path) -> Iterator[tuple[pathlib.Path, ...]]:
 
 def unpack(folder: pathlib.Path, sources: list[str],
            ids: userns.IdMap | None = None) -> None:
-    layers.unpack(sources, str(folder), str(folder.parent / 'log'), 1 << 20,
-                  ids)
+    overlay.unpack(sources, str(folder), str(folder.parent / 'log'), 1 << 20,
+                   ids)
 
 
 def move(places, tmp_path, meanwhile, after) -> bool:
@@ -287,14 +287,14 @@ def move(places, tmp_path, meanwhile, after) -> bool:
                          for name in ('layer.tar', 'changes.tar', 'seen'))
     since = time.time() - precopy.SLACK
     try:
-        layers.look(str(source), seen)
+        overlay.look(str(source), seen)
         with meanwhile:
-            layers.pack(str(source), [], first, live=True)
+            overlay.pack(str(source), [], first, live=True)
         unpack(trial, [first])
     except exception.MoveFailed:
         return False
     after()
-    layers.pack_changes(str(source), seen, since, [], rest)
+    overlay.pack_changes(str(source), seen, since, [], rest)
     unpack(target, [first, rest])
     return True
 
@@ -343,7 +343,7 @@ def test_a_tree_at_rest(places, tmp_path, seed):
     tree = Tree(places[0], seed)
     tree.change(300)
     archive = str(tmp_path / 'layer.tar')
-    layers.pack(str(places[0]), [], archive)
+    overlay.pack(str(places[0]), [], archive)
     unpack(places[2], [archive])
     wrong = differences(places)
     assert not wrong, wrong
@@ -355,12 +355,12 @@ def test_a_tree_of_a_user_namespace(places, tmp_path, seed):
     tree = Tree(places[0], seed)
     tree.change(300)
     there, back = (str(tmp_path / name) for name in ('there', 'back'))
-    layers.pack(str(places[0]), [], there)
+    overlay.pack(str(places[0]), [], there)
     os.chown(places[1], *IDS.root)  # as the engine makes it
     unpack(places[1], [there], IDS)
     owners = {os.lstat(path).st_uid for path, _d, _f in os.walk(places[1])}
     assert min(owners) >= IDS.root[0]
-    layers.pack(str(places[1]), [], back, ids=IDS)
+    overlay.pack(str(places[1]), [], back, ids=IDS)
     unpack(places[2], [back])
     wrong = differences(places)
     assert not wrong, wrong

@@ -5,7 +5,7 @@ import computehost
 import pytest
 
 from nova_vcloud import exception
-from nova_vcloud.virt_docker import live_processes
+from nova_vcloud.virt_docker.guest import live_processes
 
 HARD = min(524288, live_processes.most_files())
 FILES = 'ulimit -Sn; ulimit -Hn'

@@ -9,7 +9,7 @@ import pytest
 
 from nova_vcloud import exception
 from nova_vcloud.conf import docker as docker_conf
-from nova_vcloud.virt_docker import resize
+from nova_vcloud.virt_docker.migration import resize
 
 #: linux/capability.h
 BITS = {'CHOWN': 0, 'KILL': 5, 'NET_ADMIN': 12, 'SETUID': 7}

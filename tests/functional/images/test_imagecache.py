@@ -10,9 +10,9 @@ from nova import objects
 import pytest
 
 from nova_vcloud.engine import Engine
-from nova_vcloud.virt_docker import imagecache
-from nova_vcloud.virt_docker import images
-from nova_vcloud.virt_docker import spec
+from nova_vcloud.virt_docker.guest import container_spec
+from nova_vcloud.virt_docker.image import imagecache
+from nova_vcloud.virt_docker.image import images
 
 objects.register_all()
 
@@ -99,12 +99,13 @@ def test_an_old_one_that_nobody_needs_goes(host, private_engine):
 def test_one_with_a_container_stays(host, private_engine, state):
     image_id = host.have(2)
     server = str(uuid.uuid4())
-    name = (spec.parked_name(server) if state == 'parked'
-            else spec.container_name(server))
+    name = (container_spec.parked_name(server) if state == 'parked'
+            else container_spec.container_name(server))
     container = host.engine.create(name, {
         'Image': images.tag_of(image_id), 'Labels': {
-            spec.LABEL_UUID: server, spec.LABEL_IMAGE: image_id,
-            spec.LABEL_HOST: 'another'},
+            container_spec.LABEL_UUID: server,
+            container_spec.LABEL_IMAGE: image_id,
+            container_spec.LABEL_HOST: 'another'},
         'HostConfig': {'NetworkMode': 'none'}})
     try:
         if state == 'stopped':

@@ -16,11 +16,11 @@ from registry import configuration  # found by tests/conftest.py
 from registry import digest
 from registry import layer
 
-from nova_vcloud import archive
 from nova_vcloud import exception
-from nova_vcloud import imagefile
 from nova_vcloud.engine import Engine
-from nova_vcloud.virt_docker import images
+from nova_vcloud.image import docker_archive
+from nova_vcloud.image import import_file
+from nova_vcloud.virt_docker.image import images
 
 objects.register_all()
 OCI = 'application/vnd.oci.image.'
@@ -88,11 +88,11 @@ def sources(system, tmp_path, private_engine):
 def test_every_form_runs(private_engine, system, tmp_path, what):
     source = sources(system, tmp_path, private_engine)[what]
     (tmp_path / 'work').mkdir()
-    found = imagefile.accepted(source, tmp_path / 'work')
+    found = import_file.accepted(source, tmp_path / 'work')
 
     whole = what in ('OCI folder', 'OCI archive', 'docker save')
-    assert found.kind is (archive.Kind.IMAGE if whole
-                          else archive.Kind.ROOTFS)
+    assert found.kind is (docker_archive.Kind.IMAGE if whole
+                          else docker_archive.Kind.ROOTFS)
     assert found.architecture == ('x86_64' if whole else '')
     real = (system / 'bin/busybox').stat().st_size
     assert real <= found.size <= real + 65536
@@ -111,7 +111,7 @@ def test_every_form_runs(private_engine, system, tmp_path, what):
 
 
 def test_owners_are_kept(system, tmp_path):
-    found = imagefile.accepted(system, tmp_path)
+    found = import_file.accepted(system, tmp_path)
     with tarfile.open(found.path) as tar:
         info = tar.getmember('./bin/echo')
     assert (info.uid, info.gid, info.uname) == (7, 8, '')
@@ -123,7 +123,7 @@ def test_owners_are_kept(system, tmp_path):
 def test_what_is_no_image(tmp_path, content, reason):
     (tmp_path / 'x').write_bytes(content)
     with pytest.raises(exception.InvalidImageArchive, match=reason):
-        imagefile.accepted(tmp_path / 'x', tmp_path)
+        import_file.accepted(tmp_path / 'x', tmp_path)
 
 
 @pytest.mark.parametrize('spoil', ['lost', 'changed'])
@@ -134,7 +134,7 @@ def test_a_layout_that_is_not_whole(tmp_path, spoil):
         one, mtime=0)).partition(':')[2]
     path.unlink() if spoil == 'lost' else path.write_bytes(b'other')
     with pytest.raises((exception.InvalidImageArchive, OSError)):
-        imagefile.accepted(oci, tmp_path)
+        import_file.accepted(oci, tmp_path)
 
 
 def test_a_dockerfile_is_built(private_engine, system, tmp_path):
@@ -171,7 +171,7 @@ def test_very_many_files(private_engine, tmp_path):
     path = tmp_path / 'many.tar'
     path.write_bytes(out.getvalue())
     # A block of data each, what its header says, and the 100 folders.
-    size = imagefile.accepted(path, tmp_path).size
+    size = import_file.accepted(path, tmp_path).size
     assert 100_100 * 4096 < size < 100_100 * (4096 + 1024)
 
     engine, image_id = Engine(private_engine.url), str(uuid.uuid4())

@@ -18,10 +18,10 @@ from registry import digest
 from registry import layer
 import requests
 
-from nova_vcloud import imageconfig
 from nova_vcloud.engine import Engine
-from nova_vcloud.virt_docker import images
-from nova_vcloud.virt_docker import references
+from nova_vcloud.image import image_config
+from nova_vcloud.virt_docker.image import images
+from nova_vcloud.virt_docker.image import registry_ref
 
 objects.register_all()
 
@@ -52,11 +52,11 @@ class Host:
         self.engine = Engine(private_engine.url)
         self.store = images.ImageStore(
             self.engine, self.download, lock_path,
-            references.References(self, settings))
+            registry_ref.References(self, settings))
 
     def add(self, reference, **properties):
         image_id = str(uuid.uuid4())
-        self.records[image_id] = {references.REFERENCE: reference,
+        self.records[image_id] = {registry_ref.REFERENCE: reference,
                                   **properties}
         return image_id
 
@@ -87,7 +87,7 @@ def host(private_engine, tmp_path, plain):
 
 def written(config, layers=1):
     """Return the digest of what a host makes of a configuration."""
-    return digest(imageconfig.rewritten(config, layers).data)
+    return digest(image_config.rewritten(config, layers).data)
 
 
 def unique(**files):
@@ -109,7 +109,7 @@ def test_by_digest(host, plain):
 
     assert host.ensure(image_id) == images.tag_of(image_id)
     assert host.config(image_id) == written(configuration(base))
-    assert references.DIGEST not in host.records[image_id]
+    assert registry_ref.DIGEST not in host.records[image_id]
 
 
 def test_a_tag_is_looked_up_once(host, plain, private_engine, tmp_path):
@@ -117,7 +117,7 @@ def test_a_tag_is_looked_up_once(host, plain, private_engine, tmp_path):
     pushed = plain.push('team/moving', 'latest', first)
     image_id = host.add(f'{plain.host}/team/moving:latest')
     host.ensure(image_id)
-    assert host.records[image_id][references.DIGEST] == pushed
+    assert host.records[image_id][registry_ref.DIGEST] == pushed
 
     plain.push('team/moving', 'latest', unique(a=b'2'))
     host.engine.image_remove(images.tag_of(image_id))

@@ -22,8 +22,8 @@ import pytest
 
 from nova_vcloud import exception
 from nova_vcloud.engine import Engine
-from nova_vcloud.virt_docker import imageroom
-from nova_vcloud.virt_docker import images
+from nova_vcloud.virt_docker.image import imageroom
+from nova_vcloud.virt_docker.image import images
 
 objects.register_all()
 
@@ -256,7 +256,7 @@ def test_flavor_too_small_keeps_the_image(glance):
 
 
 def test_bomb_is_stopped(glance, private_engine, monkeypatch):
-    monkeypatch.setattr(images.archive, 'MAX_BYTES', 64 << 20)
+    monkeypatch.setattr(images.docker_archive, 'MAX_BYTES', 64 << 20)
 
     def bomb():
         packer = zlib.compressobj(wbits=31)

@@ -13,12 +13,12 @@ import pytest
 from nova_vcloud import exception
 from nova_vcloud.guest import Guest
 from nova_vcloud.guest import Link
-from nova_vcloud.qos import assembly
-from nova_vcloud.qos import devices
+from nova_vcloud.qos import hosts
 from nova_vcloud.qos import limits
 from nova_vcloud.qos.backends import docker
 from nova_vcloud.qos.backends import tc
 from nova_vcloud.qos.backends.base import Change
+from nova_vcloud.qos.disk import devices
 
 ROOT = pathlib.Path('/sys/fs/cgroup')
 
@@ -28,7 +28,7 @@ class TestCgroupHere(Contract):
 
     @pytest.fixture
     def place(self):
-        backend = assembly.cgroup_here()
+        backend = hosts.cgroup_here()
         backend.support()
         parent = f'novavcloudtest{os.getpid()}'
         made: list[pathlib.Path] = []

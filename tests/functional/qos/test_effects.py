@@ -16,12 +16,12 @@ import pytest
 
 from nova_vcloud import exception
 from nova_vcloud.guest import Guest
-from nova_vcloud.qos import assembly
-from nova_vcloud.qos import devices
+from nova_vcloud.qos import hosts
 from nova_vcloud.qos import limits
-from nova_vcloud.qos import quota_file
 from nova_vcloud.qos.backends import base
 from nova_vcloud.qos.backends import docker
+from nova_vcloud.qos.disk import devices
+from nova_vcloud.qos.disk import loop_file
 
 __all__ = ['box']
 
@@ -146,8 +146,8 @@ def folder(request, tmp_path):
         return
     place = tmp_path / 'mount'
     place.mkdir()
-    quota_file.make(str(tmp_path / 'disk'), 512 * MIB, whole=False)
-    quota_file.attach(str(tmp_path / 'disk'), str(place), whole=False)
+    loop_file.make(str(tmp_path / 'disk'), 512 * MIB, whole=False)
+    loop_file.attach(str(tmp_path / 'disk'), str(place), whole=False)
     yield place
     subprocess.run(['umount', place], check=True)
     assert not leaks.loops_left(tmp_path)
@@ -224,7 +224,7 @@ def container(dockerd):
         rows = pathlib.Path('/proc', str(pid), 'cgroup').read_text()
         paths = {names: path for _number, names, path in (
             row.split(':', 2) for row in rows.splitlines())}
-        return Box(assembly.cgroup_here(), Guest(
+        return Box(hosts.cgroup_here(), Guest(
             '', name, paths.get('blkio') or paths['']))
     yield start
     for name in made:

@@ -10,9 +10,9 @@ from cgroup_box import box
 from cgroup_box import folders
 import pytest
 
-from nova_vcloud.qos import devices
 from nova_vcloud.qos import limits
 from nova_vcloud.qos import precision
+from nova_vcloud.qos.disk import devices
 
 __all__ = ['box']
 

@@ -9,7 +9,7 @@ import leaks
 import pytest
 
 from nova_vcloud import exception
-from nova_vcloud.qos import quota_file
+from nova_vcloud.qos.disk import loop_file
 
 MIB = 1 << 20
 
@@ -24,10 +24,10 @@ def place(tmp_path):
 def test_a_mounted_disk_bypasses_the_cache_and_goes_by_itself(tmp_path,
                                                               place):
     path = str(tmp_path / 'disk')
-    quota_file.make(path, 512 * MIB, whole=False)
-    quota_file.attach(path, str(place), whole=False)
+    loop_file.make(path, 512 * MIB, whole=False)
+    loop_file.attach(path, str(place), whole=False)
     try:
-        device, = quota_file._devices(path)
+        device, = loop_file._devices(path)
         loop = pathlib.Path('/sys/block', os.path.basename(device), 'loop')
         assert (loop / 'dio').read_text() == '1\n'
         assert (loop / 'autoclear').read_text() == '1\n'
@@ -41,5 +41,5 @@ def test_what_cannot_be_mounted_leaves_no_device(tmp_path, place):
     path = tmp_path / 'disk'
     path.write_bytes(bytes(4 * MIB))
     with pytest.raises(exception.LimitNotEnforced, match='mount: '):
-        quota_file.attach(str(path), str(place), whole=False)
+        loop_file.attach(str(path), str(place), whole=False)
     assert not leaks.loops_left(tmp_path)

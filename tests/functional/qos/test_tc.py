@@ -21,10 +21,10 @@ from nova_vcloud import exception
 from nova_vcloud import netns
 from nova_vcloud.guest import Guest
 from nova_vcloud.qos import limits
-from nova_vcloud.qos import qdiscs
 from nova_vcloud.qos.backends import base
 from nova_vcloud.qos.backends import tc
-from nova_vcloud.virt_docker.addresses import Nic
+from nova_vcloud.qos.net import netlink
+from nova_vcloud.virt_docker.vif.addresses import Nic
 
 MBIT = 10**6 // 8  # bytes/s
 KINDS = sorted(tc.KINDS)
@@ -182,7 +182,7 @@ def test_what_tc_shows(box):
     nic = box.plug()
     box.set(nic, in_average=10 * MBIT, in_peak=30 * MBIT, in_burst=250_000)
     found = box.root(nic)
-    assert found['handle'] == f'{qdiscs.MAJOR:x}:'
+    assert found['handle'] == f'{netlink.MAJOR:x}:'
     assert found['options']['rate'] == 10 * MBIT
     # Its JSON says nothing of the peak.
     assert 'peakrate 30Mbit' in subprocess.run(
@@ -280,7 +280,7 @@ def test_foreign_root_qdisc_stays(box):
 def test_qdisc_of_another_kind_with_our_number_stays(box):
     nic = box.plug()
     tc_tool(box.lan.name, 'qdisc', 'add', 'dev', nic.tap, 'root', 'handle',
-            f'{qdiscs.MAJOR:x}:', 'pfifo')
+            f'{netlink.MAJOR:x}:', 'pfifo')
     with pytest.raises(exception.LimitNotEnforced, match='not ours'):
         box.set(nic, in_average=10 * MBIT)
     box.set(nic, in_average=limits.UNLIMITED)

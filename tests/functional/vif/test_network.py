@@ -292,7 +292,7 @@ def test_fabric_may_be_the_hosts_own(lan, server, links_path):
     nic = lan.nic()
     run_in(lan.name, f'''
         from nova_vcloud import privsep
-        from nova_vcloud.virt_docker.addresses import Nic
+        from nova_vcloud.virt_docker.vif.addresses import Nic
         from nova_vcloud.virt_docker.vif.network import Network
         privsep.in_process()
         network = Network({str(links_path)!r}, '', {lan.prefix!r})

@@ -19,7 +19,7 @@ SCRIPT = '''
     from oslo_privsep import priv_context
     from nova import exception
     from nova_vcloud import privsep
-    from nova_vcloud.virt_docker.addresses import Nic
+    from nova_vcloud.virt_docker.vif.addresses import Nic
     from nova_vcloud.virt_docker.vif.network import Network
 
     cfg.CONF([], project='test')

@@ -10,10 +10,10 @@ import tarfile
 
 import pytest
 
-from nova_vcloud import archive
-from nova_vcloud import imageconfig
-from nova_vcloud import manifests
 from nova_vcloud.exception import InvalidImageArchive
+from nova_vcloud.image import docker_archive
+from nova_vcloud.image import image_config
+from nova_vcloud.image import manifests
 
 TAG = 'nova-vcloud/11111111-2222-3333-4444-555555555555:latest'
 LAYER = 'a' * 64 + '/layer.tar'
@@ -62,7 +62,7 @@ def cut(data, size):
 
 
 def run(data, size=65536, **kwargs):
-    return b''.join(archive.open_archive(cut(data, size), TAG, **kwargs)
+    return b''.join(docker_archive.open_archive(cut(data, size), TAG, **kwargs)
                     .chunks)
 
 
@@ -76,7 +76,7 @@ def unpack(data):
 def test_image_keeps_its_layers_and_is_named_by_us(size):
     assert unpack(run(image(), size)) == {
         '0.tar': CONTENT,
-        'config.json': imageconfig.rewritten(config(CONTENT), 1).data,
+        'config.json': image_config.rewritten(config(CONTENT), 1).data,
         'manifest.json': json.dumps([{
             'Config': 'config.json', 'Layers': ['0.tar'],
             'RepoTags': [TAG]}]).encode()}
@@ -84,7 +84,7 @@ def test_image_keeps_its_layers_and_is_named_by_us(size):
 
 def test_no_chunk_is_empty():
     for data in (image(), pack(member('bin/sh', b'x' * 9000))):
-        opened = archive.open_archive(cut(data, 100), TAG)
+        opened = docker_archive.open_archive(cut(data, 100), TAG)
         assert all(opened.chunks)
 
 
@@ -139,8 +139,8 @@ def test_rootfs_is_passed_on_unchanged():
     for size in (1, 511, 512, 5000):
         data = pack(member('./', type=tarfile.DIRTYPE),
                     member('./sbin/init', b'#!/bin/sh\n' * 500))
-        opened = archive.open_archive(cut(data, size), TAG)
-        assert opened.kind is archive.Kind.ROOTFS
+        opened = docker_archive.open_archive(cut(data, size), TAG)
+        assert opened.kind is docker_archive.Kind.ROOTFS
         assert b''.join(opened.chunks) == data
 
 
@@ -149,14 +149,15 @@ def test_rootfs_is_passed_on_unchanged():
     'blobs/', './blobs/', 'oci-layout', 'index.json', 'manifest.json',
     'repositories'])
 def test_first_name_of_an_image(first):
-    assert archive.classify(pack(member(first))) is archive.Kind.IMAGE
+    assert docker_archive.classify(
+        pack(member(first))) is docker_archive.Kind.IMAGE
 
 
 @pytest.mark.parametrize('first', [
     '.dockerenv', 'bin/', './', 'a' * 63, 'blobsy', 'etc/manifest.json'])
 def test_first_name_of_a_rootfs(first):
     data = pack(member(first), member('usr/', type=tarfile.DIRTYPE))
-    assert archive.classify(data) is archive.Kind.ROOTFS
+    assert docker_archive.classify(data) is docker_archive.Kind.ROOTFS
 
 
 def sparse():
@@ -192,7 +193,8 @@ BAD = {
                      "names ''"),
     'two manifests': (image(member('./manifest.json', b'[]')), 'duplicate'),
     'large manifest': (
-        pack(member('manifest.json', b'[' * (archive.MAX_MANIFEST + 1))),
+        pack(member('manifest.json',
+                    b'[' * (docker_archive.MAX_MANIFEST + 1))),
         'larger than'),
     'absolute': (image(member('/etc/passwd', b'x')), 'neither a layer'),
     'above': (image(member('../x', b'x')), 'outside'),
@@ -274,14 +276,14 @@ def test_error_of_the_source_comes_through():
 
     seen = []
     with pytest.raises(OSError, match='wrong checksum'):
-        seen.extend(archive.open_archive(source(), TAG).chunks)
+        seen.extend(docker_archive.open_archive(source(), TAG).chunks)
     # Without its manifest and end mark no engine takes it.
     assert b'manifest.json' not in b''.join(seen)
 
 
 PROGRAM = '''
 import hashlib, json, resource, sys, tarfile
-from nova_vcloud import archive
+from nova_vcloud.image import docker_archive
 GIB = 1 << 30
 def head(name, size):
     info = tarfile.TarInfo(name)
@@ -309,7 +311,7 @@ def source():
     yield small('manifest.json', [{'Config': 'c.json', 'Layers': [name]}])
     yield bytes(1024)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-size = sum(map(len, archive.open_archive(source(), 'x:y').chunks))
+size = sum(map(len, docker_archive.open_archive(source(), 'x:y').chunks))
 after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(size, after - before)
 '''

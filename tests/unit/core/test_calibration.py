@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 import pytest
 
-from nova_vcloud import benchmark
-from nova_vcloud import calibration
+from nova_vcloud import ecu_benchmark
+from nova_vcloud import ecu_calibration
 from nova_vcloud import exception
 from nova_vcloud.cmd import manage_ecu
 
-REFERENCE = benchmark.REFERENCE
-COUNT = calibration.WARM_UP + calibration.ROUNDS
+REFERENCE = ecu_benchmark.REFERENCE
+COUNT = ecu_calibration.WARM_UP + ecu_calibration.ROUNDS
 
 
 def cpu(speed, *disturbed):
@@ -28,11 +28,11 @@ def cpu(speed, *disturbed):
             for part, rate in REFERENCE.items()}
 
 
-RESULT = calibration.summary({0: cpu(1.0), 1: cpu(0.75)})
+RESULT = ecu_calibration.summary({0: cpu(1.0), 1: cpu(0.75)})
 
 
 def test_the_reference_core_is_four():
-    assert calibration.summary({0: cpu(1.0)}).per_core == 4
+    assert ecu_calibration.summary({0: cpu(1.0)}).per_core == 4
 
 
 def test_a_core_is_the_mean_of_the_cpus():
@@ -46,21 +46,21 @@ def test_a_core_is_the_mean_of_the_cpus():
 def test_every_part_counts_alike(part):
     rates = cpu(1.0)
     rates[part] = [2 * rate for rate in rates[part]]
-    found = calibration.summary({0: rates})
+    found = ecu_calibration.summary({0: rates})
     assert found.per_core == pytest.approx(4 * 2 ** (1 / len(REFERENCE)),
                                            abs=1e-3)
     assert found.parts == {**dict.fromkeys(REFERENCE, 4.0), part: 8.0}
 
 
-@given(st.lists(st.floats(0.1, 1.0), max_size=calibration.ROUNDS - 1))
+@given(st.lists(st.floats(0.1, 1.0), max_size=ecu_calibration.ROUNDS - 1))
 def test_disturbed_rounds_change_nothing_but_the_spread(disturbed):
-    found = calibration.summary({0: cpu(1.0, *disturbed)})
+    found = ecu_calibration.summary({0: cpu(1.0, *disturbed)})
     assert found.per_core == 4
     assert found.rounds_spread >= 0
 
 
 def test_a_restless_machine_is_seen():
-    found = calibration.summary({0: cpu(1.0, .5, .6, .7, .8)})
+    found = ecu_calibration.summary({0: cpu(1.0, .5, .6, .7, .8)})
     assert found.rounds_spread > 0.2
 
 
@@ -70,7 +70,7 @@ def test_a_restless_machine_is_seen():
     ([cpu(1.0), cpu(0.9)], ['differ'])])
 def test_what_is_not_to_be_trusted_is_said(cpus, words):
     doubts = list(manage_ecu._doubts(
-        calibration.summary(dict(enumerate(cpus)))))
+        ecu_calibration.summary(dict(enumerate(cpus)))))
     assert len(doubts) == len(words)
     assert all(word in line
                for word, line in zip(words, doubts, strict=True))
@@ -80,7 +80,7 @@ def test_warm_up_does_not_count():
     rates = cpu(1.0)
     for found in rates.values():
         found[0] *= 10
-    assert calibration.summary({0: rates}).per_core == 4
+    assert ecu_calibration.summary({0: rates}).per_core == 4
 
 
 # The benchmark
@@ -89,12 +89,12 @@ def test_warm_up_does_not_count():
 def test_the_parts_do_what_ecu_1_always_did():
     """Who changes this has made another benchmark: name it ecu-2."""
     found = {}
-    for name, part in benchmark.parts().items():
+    for name, part in ecu_benchmark.parts().items():
         done = part()
         found[name] = hashlib.blake2b(
             b''.join(done) if isinstance(done, list) else done,
             digest_size=8).hexdigest()
-    assert benchmark.NAME == 'ecu-1'
+    assert ecu_benchmark.NAME == 'ecu-1'
     assert found == {
         'compress': '68608b4ba9927cbf',
         'decompress': '93a19b752f1ee24f',
@@ -104,7 +104,7 @@ def test_the_parts_do_what_ecu_1_always_did():
 
 
 def test_every_part_has_a_reference():
-    assert list(benchmark.parts()) == list(REFERENCE)
+    assert list(ecu_benchmark.parts()) == list(REFERENCE)
 
 
 def test_waiting_for_the_cpu_is_not_counted():
@@ -115,7 +115,7 @@ def test_waiting_for_the_cpu_is_not_counted():
         while time.thread_time() < end:
             pass
 
-    found = benchmark.run({'a': part}, 2, 0.1, time.monotonic())
+    found = ecu_benchmark.run({'a': part}, 2, 0.1, time.monotonic())
     assert len(found['a']) == 2
     for rate in found['a']:
         assert 300 < rate < 505
@@ -124,9 +124,9 @@ def test_waiting_for_the_cpu_is_not_counted():
 def test_parts_take_turns_of_equal_time():
     begun = []
     start = time.monotonic() + 0.05
-    benchmark.run({'a': lambda: begun.append(('a', time.monotonic())),
-                   'b': lambda: begun.append(('b', time.monotonic()))},
-                  2, 0.05, start)
+    ecu_benchmark.run({'a': lambda: begun.append(('a', time.monotonic())),
+                       'b': lambda: begun.append(('b', time.monotonic()))},
+                      2, 0.05, start)
     order = [name for number, (name, _) in enumerate(begun)
              if not number or begun[number - 1][0] != name]
     assert order == ['a', 'b', 'a', 'b']
@@ -140,32 +140,33 @@ def test_parts_take_turns_of_equal_time():
 
 def test_a_result_comes_back_from_disk(tmp_path):
     path = str(tmp_path / 'new/ecu')  # whatever its suffix
-    assert calibration.load(path) is None
-    calibration.store(path, RESULT)
-    assert calibration.load(path) == RESULT
+    assert ecu_calibration.load(path) is None
+    ecu_calibration.store(path, RESULT)
+    assert ecu_calibration.load(path) == RESULT
     assert os.listdir(tmp_path / 'new') == ['ecu']
 
 
 def test_everybody_may_read_it(tmp_path):
-    calibration.store(str(tmp_path / 'ecu.json'), RESULT)
+    ecu_calibration.store(str(tmp_path / 'ecu.json'), RESULT)
     assert (tmp_path / 'ecu.json').stat().st_mode & 0o777 == 0o644
 
 
 def test_what_cannot_be_written_leaves_the_old_one_alone(tmp_path):
     path = str(tmp_path / 'ecu.json')
-    calibration.store(path, RESULT)
+    ecu_calibration.store(path, RESULT)
     with pytest.raises(TypeError):
-        calibration.store(path, dataclasses.replace(RESULT, model=object()))
-    assert calibration.load(path) == RESULT
+        ecu_calibration.store(path,
+                              dataclasses.replace(RESULT, model=object()))
+    assert ecu_calibration.load(path) == RESULT
     assert os.listdir(tmp_path) == ['ecu.json']
 
 
 def test_by_hand_wins_and_nobody_knows_without_either(tmp_path):
     path = str(tmp_path / 'ecu.json')
-    assert calibration.per_core(None, path) is None
-    calibration.store(path, RESULT)
-    assert calibration.per_core(None, path) == 3.5
-    assert calibration.per_core(2.0, path) == 2.0
+    assert ecu_calibration.per_core(None, path) is None
+    ecu_calibration.store(path, RESULT)
+    assert ecu_calibration.per_core(None, path) == 3.5
+    assert ecu_calibration.per_core(2.0, path) == 2.0
 
 
 GOOD = {**dataclasses.asdict(RESULT), 'cpus': {'0': 3.5}}
@@ -183,10 +184,10 @@ def test_a_damaged_file_is_named_with_the_cure(tmp_path, content):
     path.write_text(content)
     with pytest.raises(exception.StateError,
                        match=r'ecu\.json is not .*run .*ecu calibrate'):
-        calibration.per_core(None, str(path))
+        ecu_calibration.per_core(None, str(path))
 
 
 def test_the_file_of_the_cases_above_is_otherwise_good(tmp_path):
     path = tmp_path / 'ecu.json'
     path.write_text(json.dumps(GOOD))
-    assert calibration.per_core(None, str(path)) == 3.5
+    assert ecu_calibration.per_core(None, str(path)) == 3.5

@@ -4,7 +4,7 @@
 import pytest
 
 from nova_vcloud import exception
-from nova_vcloud import image_properties
+from nova_vcloud.image import image_properties
 
 
 @pytest.mark.parametrize(('name', 'text'), [

@@ -9,9 +9,9 @@ import tarfile
 
 import pytest
 
-from nova_vcloud import image_writer
-from nova_vcloud import layer_writer
 from nova_vcloud.exception import InvalidImageArchive
+from nova_vcloud.image import image_writer
+from nova_vcloud.image import layer_writer
 
 TAG = 'some/image:tag'
 LAYER = b'layer' * 100

@@ -4,7 +4,7 @@
 import pytest
 
 from nova_vcloud import exception
-from nova_vcloud import process_limits
+from nova_vcloud.flavor import process_limits
 
 
 def test_half_of_the_memory_and_the_files_of_systemd():

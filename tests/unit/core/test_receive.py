@@ -10,8 +10,8 @@ import sys
 import pytest
 import transfers
 
-from nova_vcloud import receiver
-from nova_vcloud import spool as spools
+from nova_vcloud.transfer import receiver
+from nova_vcloud.transfer import spool as spools
 
 SERVER = '11111111-2222-4333-8444-555566667777'
 OTHER = '22222222-2222-4333-8444-555566667777'

@@ -6,8 +6,8 @@ import json
 import pytest
 
 from nova_vcloud import exception
-from nova_vcloud import manifests
-from nova_vcloud import registry
+from nova_vcloud.image import manifests
+from nova_vcloud.image import registry
 
 DIGEST = 'sha256:' + 'a' * 64
 OCI = 'application/vnd.oci.image.'

@@ -6,17 +6,17 @@ from hypothesis import strategies as st
 import pytest
 
 from nova_vcloud import exception
-from nova_vcloud import specs
+from nova_vcloud.flavor import flavor_limits
 
 
 def parse(**changes):
     """Parse a flavor of 2 vCPUs; a__b stands for the key a:b."""
-    return specs.parse(2, 512, {
+    return flavor_limits.parse(2, 512, {
         key.replace('__', ':'): value for key, value in changes.items()})
 
 
 def test_a_plain_flavor_asks_for_nothing_more():
-    assert parse() == specs.Request(vcpus=2, memory_mb=512)
+    assert parse() == flavor_limits.Request(vcpus=2, memory_mb=512)
 
 
 def test_novas_own_keys():
@@ -59,7 +59,8 @@ def test_our_own_keys():
     ({}, 128), ({'vcloud:memory_swap_mb': '0'}, 0),
     ({'vcloud:memory_swap_mb': '64'}, 64)])
 def test_the_flavors_swap_is_swap_unless_a_key_says(own, found):
-    assert specs.parse(2, 512, own, swap_mb=128).memory_swap_mb == found
+    assert flavor_limits.parse(2, 512, own,
+                               swap_mb=128).memory_swap_mb == found
 
 
 def test_ecu_of_all_groups_together():
@@ -70,9 +71,9 @@ def test_ecu_of_all_groups_together():
 
 
 def test_the_images_cpu_policy_counts_unless_the_flavor_says():
-    assert specs.parse(1, 64, {}, 'dedicated').dedicated
-    assert not specs.parse(1, 64, {'hw:cpu_policy': 'shared'},
-                           'dedicated').dedicated
+    assert flavor_limits.parse(1, 64, {}, 'dedicated').dedicated
+    assert not flavor_limits.parse(1, 64, {'hw:cpu_policy': 'shared'},
+                                   'dedicated').dedicated
 
 
 @pytest.mark.parametrize(('changes', 'words'), [
@@ -114,8 +115,8 @@ def test_what_cannot_be_is_named(changes, words):
 KEYS = ['quota:cpu_shares', 'quota:cpu_period', 'quota:cpu_quota',
         'resources:CUSTOM_ECU', 'hw:cpu_policy', 'vcloud:pids',
         'vcloud:cpu_burst', 'vcloud:memory_soft_mb', 'vcloud:cpu_placement',
-        *(f'quota:disk_{name}_sec' for name in specs.DISK),
-        *(f'quota:vif_{name}' for name in specs.VIF)]
+        *(f'quota:disk_{name}_sec' for name in flavor_limits.DISK),
+        *(f'quota:vif_{name}' for name in flavor_limits.VIF)]
 
 
 @given(st.dictionaries(st.sampled_from(KEYS), st.one_of(
@@ -123,7 +124,7 @@ KEYS = ['quota:cpu_shares', 'quota:cpu_period', 'quota:cpu_quota',
 def test_any_text_gives_a_request_or_a_clear_word(found):
     text = None
     try:
-        request = specs.parse(2, 512, found)
+        request = flavor_limits.parse(2, 512, found)
     except exception.InvalidRequest as e:
         text = str(e)
     if text is not None:

@@ -9,12 +9,12 @@ import time
 import pytest
 
 from nova_vcloud import exception
-from nova_vcloud import state
+from nova_vcloud import json_documents
 
 
 @pytest.fixture
 def documents(tmp_path):
-    return state.Documents(str(tmp_path / 'records'))
+    return json_documents.Documents(str(tmp_path / 'records'))
 
 
 def test_a_document_comes_back_as_it_was(documents):
@@ -58,7 +58,7 @@ def test_only_the_owner_may_read(documents, tmp_path):
 
 
 def _count(directory, times):
-    documents = state.Documents(directory)
+    documents = json_documents.Documents(directory)
     for _ in range(times):
         with documents.locked('a'):
             number = (documents.load('a') or {'n': 0})['n']

@@ -15,7 +15,7 @@ import tarfile
 import pytest
 
 from nova_vcloud import exception
-from nova_vcloud import unpacked
+from nova_vcloud.image import unpacked_size
 
 GIB = 1 << 30
 
@@ -49,7 +49,7 @@ def folder():
 
 
 def looked_at(data, limit=1 << 60, sizes=(65536,), diff_id=None, **kwargs):
-    look = unpacked.Layer(unpacked.Scale(limit, **kwargs))
+    look = unpacked_size.Layer(unpacked_size.Scale(limit, **kwargs))
     rest, parts = io.BytesIO(data), []
     for size in itertools.cycle(sizes):
         if not (part := rest.read(size)):
@@ -125,7 +125,7 @@ def test_other_sparse_files_are_refused_with_what_to_do(tmp_path, version):
 def test_a_bomb_is_known_before_it_goes_off():
     head = tarfile.TarInfo('big')
     head.size = 10 * GIB
-    look, given = unpacked.Layer(unpacked.Scale(GIB)), []
+    look, given = unpacked_size.Layer(unpacked_size.Scale(GIB)), []
 
     def endless():
         yield head.tobuf(tarfile.GNU_FORMAT)
@@ -194,7 +194,7 @@ def test_the_last_chunk_comes_only_when_the_digest_is_right():
     assert looked_at(data, diff_id=right).diff_id == right
     came = []
     with pytest.raises(exception.InvalidImageArchive, match='and not'):
-        came.extend(unpacked.Layer(unpacked.Scale(GIB)).passed(
+        came.extend(unpacked_size.Layer(unpacked_size.Scale(GIB)).passed(
             [data[:600], data[600:]], 'sha256:' + '0' * 64))
     assert b''.join(came) == data[:600]
 
@@ -203,7 +203,8 @@ def test_a_tar_may_end_without_its_mark_where_its_digest_is_known():
     data = pack(('a', bytes(512)))[:1024]
     assert weigh(data).files == 1
     with pytest.raises(exception.InvalidImageArchive, match='truncated'):
-        list(unpacked.Layer(unpacked.Scale(GIB), marked=True).passed([data]))
+        list(unpacked_size.Layer(unpacked_size.Scale(GIB),
+                                 marked=True).passed([data]))
     with pytest.raises(exception.InvalidImageArchive, match='truncated'):
         weigh(data[:1000])
 

@@ -13,11 +13,11 @@ from oslo_utils.fixture import uuidsentinel as uuids
 import pytest
 import zoo
 
-from nova_vcloud import applications
 from nova_vcloud.filters import app_anti_affinity
 from nova_vcloud.filters import app_index
 from nova_vcloud.filters import turns
 from nova_vcloud.filters import weighers
+from nova_vcloud.flavor import applications
 
 WEB = {'app': 'web', 'app_max_per_host': '1'}
 

@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from nova_vcloud import applications
 from nova_vcloud.filters import app_index
 from nova_vcloud.filters import app_reader
+from nova_vcloud.flavor import applications
 
 WEB = applications.Key('p', 'web')
 

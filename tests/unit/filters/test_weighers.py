@@ -11,7 +11,7 @@ from oslo_utils.fixture import uuidsentinel as uuids
 import pytest
 import zoo
 
-from nova_vcloud import figures
+from nova_vcloud import host_stats
 from nova_vcloud.filters import weighers
 
 
@@ -49,8 +49,8 @@ def best(hosts, **kwargs):
 
 
 def loaded(cpu, memory, servers=0, age=0):
-    return figures.Load(cpu, memory, servers,
-                        time.time() - age).to_stats()
+    return host_stats.Load(cpu, memory, servers,
+                           time.time() - age).to_stats()
 
 
 def test_the_least_claimed_host_is_best():
@@ -111,7 +111,7 @@ def test_an_idle_host_that_is_full_of_claims_is_still_full():
 
 
 def ecu(**kwargs):
-    return figures.Ecu(4.0, **kwargs).to_stats()
+    return host_stats.Ecu(4.0, **kwargs).to_stats()
 
 
 def test_free_ecu_is_liked_by_those_who_ask_for_some():

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 import pytest
 
 from nova_vcloud import exception
-from nova_vcloud.qos import cpuset
-from nova_vcloud.qos import topology
+from nova_vcloud.qos.cpu import pinning
+from nova_vcloud.qos.cpu import topology
 
 
 def machine(nodes=2, cores=4, threads=2, offline=frozenset(), memory=None):
@@ -66,7 +66,7 @@ def test_dedicated_cpus_are_free_ones_of_few_nodes(given_machine, count,
              for node in nodes_of(made, free)}
     fits = any(size >= count for size in sizes.values())
     try:
-        found = cpuset.dedicated(made, named, count, policy)
+        found = pinning.dedicated(made, named, count, policy)
     except exception.NoCpusLeft:
         assert len(free) < count or (policy == 'require' and not fits)
         return
@@ -102,7 +102,7 @@ def test_no_choice_on_one_node_splits_fewer_cores(given_machine, count):
              if len(nodes_of(made, some)) == 1]
     if not every:
         return
-    found = cpuset.dedicated(made, free, count, 'require').cpus
+    found = pinning.dedicated(made, free, count, 'require').cpus
     assert split(made, found) == min(split(made, some) for some in every)
 
 
@@ -110,7 +110,7 @@ def test_no_choice_on_one_node_splits_fewer_cores(given_machine, count):
 def test_at_most_one_core_is_left_with_a_free_thread(given_machine, count):
     made, free = given_machine
     try:
-        found = cpuset.dedicated(made, free, count, 'require').cpus
+        found = pinning.dedicated(made, free, count, 'require').cpus
     except exception.NoCpusLeft:
         return
     here = free & made.cpus.keys()
@@ -129,12 +129,12 @@ def test_guests_that_come_and_go_never_share(given_machine, story, policy):
             guests.pop(0)
             continue
         try:
-            new = cpuset.dedicated(made, pool - taken, count, policy).cpus
+            new = pinning.dedicated(made, pool - taken, count, policy).cpus
         except exception.NoCpusLeft:
             continue
         # Who leaves can come back to the same place.
-        assert cpuset.dedicated(made, pool - taken, count,
-                                policy).cpus == new
+        assert pinning.dedicated(made, pool - taken, count,
+                                 policy).cpus == new
         guests.append(new)
         assert not guests[-1] & taken
     assert sum(map(len, guests)) == len(frozenset().union(*guests))
@@ -146,7 +146,7 @@ def test_the_same_question_has_the_same_answer(given_machine, count, policy):
     answers = []
     for _ in range(2):
         try:
-            answers.append(cpuset.dedicated(made, free, count, policy))
+            answers.append(pinning.dedicated(made, free, count, policy))
         except exception.NoCpusLeft as e:
             answers.append(str(e))
     assert answers[0] == answers[1]
@@ -154,49 +154,49 @@ def test_the_same_question_has_the_same_answer(given_machine, count, policy):
 
 def test_siblings_stay_together():
     made = machine(nodes=1, cores=4, threads=2)  # siblings: n and n + 4
-    assert cpuset.dedicated(made, frozenset(range(8)), 4,
-                            'prefer').cpus == {0, 4, 1, 5}
+    assert pinning.dedicated(made, frozenset(range(8)), 4,
+                             'prefer').cpus == {0, 4, 1, 5}
 
 
 def test_an_odd_one_takes_half_a_core_that_is_split_already():
     made = machine(nodes=1, cores=4, threads=2)
     free = frozenset(range(8)) - {7}  # core 3 is half taken
-    assert cpuset.dedicated(made, free, 3, 'prefer').cpus == {0, 4, 3}
+    assert pinning.dedicated(made, free, 3, 'prefer').cpus == {0, 4, 3}
 
 
 def test_the_node_that_is_filled_best():
     made = machine(nodes=2, cores=4, threads=1)
     free = frozenset({0, 1, 2, 3, 4, 5})  # node 1 has two left
-    assert cpuset.dedicated(made, free, 2, 'prefer').cpus == {4, 5}
+    assert pinning.dedicated(made, free, 2, 'prefer').cpus == {4, 5}
 
 
 def test_whole_cores_come_before_the_node_that_is_filled_best():
     made = machine(nodes=2, cores=2, threads=2)  # 0, 4; 1, 5 and 2, 6; 3, 7
     free = frozenset({0, 1, 2, 6, 3, 7})  # of node 0 two halves
-    assert cpuset.dedicated(made, free, 2, 'prefer').cpus == {2, 6}
-    assert cpuset.dedicated(made, free, 1, 'prefer').cpus == {0}
+    assert pinning.dedicated(made, free, 2, 'prefer').cpus == {2, 6}
+    assert pinning.dedicated(made, free, 1, 'prefer').cpus == {0}
 
 
 def test_several_nodes_are_as_few_as_can_be():
     made = machine(nodes=3, cores=3, threads=1)
     free = frozenset({0, 3, 4, 5, 6, 7, 8})  # one, three and three
-    found = cpuset.dedicated(made, free, 6, 'prefer')
+    found = pinning.dedicated(made, free, 6, 'prefer')
     assert found.mems == {1, 2}
 
 
 def test_cpus_that_went_offline_are_not_given():
     made = machine(nodes=1, cores=4, threads=1, offline=frozenset({3}))
     with pytest.raises(exception.NoCpusLeft, match='and 3 are free'):
-        cpuset.dedicated(made, frozenset(range(4)), 4, 'prefer')
-    assert cpuset.shared(made, frozenset({2, 3}), 9, {}, bind=False,
-                         node_policy='prefer').cpus == {2}
+        pinning.dedicated(made, frozenset(range(4)), 4, 'prefer')
+    assert pinning.shared(made, frozenset({2, 3}), 9, {}, bind=False,
+                          node_policy='prefer').cpus == {2}
 
 
 def test_a_node_without_memory_borrows():
     made = machine(nodes=2, cores=2, threads=1, memory={0, 5})
-    there = cpuset.dedicated(made, frozenset({2, 3}), 2, 'require')
-    assert there == cpuset.Placement(frozenset({2, 3}), frozenset({0, 5}))
-    here = cpuset.dedicated(made, frozenset({0, 1}), 2, 'require')
+    there = pinning.dedicated(made, frozenset({2, 3}), 2, 'require')
+    assert there == pinning.Placement(frozenset({2, 3}), frozenset({0, 5}))
+    here = pinning.dedicated(made, frozenset({0, 1}), 2, 'require')
     assert here.mems == {0}
 
 
@@ -204,17 +204,17 @@ def test_one_node_or_nothing():
     made = machine(nodes=2, cores=2, threads=1)
     free = frozenset({0, 2})
     with pytest.raises(exception.NoCpusLeft, match='1 of node 0, 1 of node'):
-        cpuset.dedicated(made, free, 2, 'require')
-    assert cpuset.dedicated(made, free, 2, 'prefer').mems == {0, 1}
+        pinning.dedicated(made, free, 2, 'require')
+    assert pinning.dedicated(made, free, 2, 'prefer').mems == {0, 1}
 
 
 def test_reserved_cpus_are_nobodys():
     # NetEase keeps CPU 0-3 for the host.
     made = machine(nodes=1, cores=8, threads=1)
     allowed = frozenset(range(4, 8))
-    assert cpuset.dedicated(made, allowed, 4, 'prefer').cpus == allowed
+    assert pinning.dedicated(made, allowed, 4, 'prefer').cpus == allowed
     with pytest.raises(exception.NoCpusLeft, match='5 dedicated'):
-        cpuset.dedicated(made, allowed, 5, 'prefer')
+        pinning.dedicated(made, allowed, 5, 'prefer')
 
 
 # Shared
@@ -235,8 +235,8 @@ def test_bound_cpus_are_the_least_loaded_of_a_node(given_machine, count,
     made, named, load = given_machine
     pool = named & made.cpus.keys()
     try:
-        found = cpuset.shared(made, named, count, load, bind=True,
-                              node_policy=policy)
+        found = pinning.shared(made, named, count, load, bind=True,
+                               node_policy=policy)
     except exception.NoCpusLeft:
         fits = any(sum(made.cpus[c].node == n for c in pool) >= count
                    for n in nodes_of(made, pool))
@@ -267,8 +267,8 @@ def test_least_used_first_and_siblings_last():
     load: dict[int, float] = {}
     order = []
     for _ in range(4):
-        cpu, = cpuset.shared(made, pool, 1, load, bind=True,
-                             node_policy='prefer').cpus
+        cpu, = pinning.shared(made, pool, 1, load, bind=True,
+                              node_policy='prefer').cpus
         load[cpu] = 1.0
         order.append(cpu)
     assert order == [0, 1, 2, 3]  # four cores, before any second thread
@@ -277,15 +277,15 @@ def test_least_used_first_and_siblings_last():
 def test_an_idle_thread_of_a_busy_core_comes_before_a_busy_thread():
     made = machine(nodes=1, cores=2, threads=2)  # siblings: n and n + 2
     load = {0: 3.0, 1: 1.0, 3: 1.0}
-    assert cpuset.shared(made, frozenset(range(4)), 1, load, bind=True,
-                         node_policy='prefer').cpus == {2}
+    assert pinning.shared(made, frozenset(range(4)), 1, load, bind=True,
+                          node_policy='prefer').cpus == {2}
 
 
 def test_the_node_of_least_load():
     made = machine(nodes=2, cores=2, threads=1)
     load = {0: 1.0, 2: 0.5}
-    assert cpuset.shared(made, frozenset(range(4)), 2, load, bind=True,
-                         node_policy='prefer').cpus == {2, 3}
+    assert pinning.shared(made, frozenset(range(4)), 2, load, bind=True,
+                          node_policy='prefer').cpus == {2, 3}
 
 
 def test_two_vcpus_get_two_cores():
@@ -293,20 +293,20 @@ def test_two_vcpus_get_two_cores():
         {cpu: topology.Cpu(frozenset({cpu // 2 * 2, cpu // 2 * 2 + 1}), 0)
          for cpu in range(8)}, frozenset({0}))
     for count, cpus in ((2, {0, 2}), (4, {0, 2, 4, 6}), (5, {0, 1, 2, 4, 6})):
-        assert cpuset.shared(made, frozenset(range(8)), count, {}, bind=True,
-                             node_policy='prefer').cpus == cpus
+        assert pinning.shared(made, frozenset(range(8)), count, {}, bind=True,
+                              node_policy='prefer').cpus == cpus
 
 
 def test_floating_guests_have_the_whole_set_and_any_memory():
     made = machine(nodes=2, cores=2, threads=1)
-    found = cpuset.shared(made, frozenset({0, 1}), 1, {}, bind=False,
-                          node_policy='prefer')
-    assert found == cpuset.Placement(frozenset({0, 1}), frozenset({0, 1}))
+    found = pinning.shared(made, frozenset({0, 1}), 1, {}, bind=False,
+                           node_policy='prefer')
+    assert found == pinning.Placement(frozenset({0, 1}), frozenset({0, 1}))
 
 
 def test_a_host_that_shares_nothing():
     made = machine()
     for bind in (True, False):
         with pytest.raises(exception.NoCpusLeft):
-            cpuset.shared(made, frozenset(), 1, {}, bind=bind,
-                          node_policy='prefer')
+            pinning.shared(made, frozenset(), 1, {}, bind=bind,
+                           node_policy='prefer')

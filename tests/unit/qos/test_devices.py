@@ -6,7 +6,7 @@ import os
 import pytest
 
 from nova_vcloud import exception
-from nova_vcloud.qos import devices
+from nova_vcloud.qos.disk import devices
 
 #: id, parent, device, root, place, options - kind, source, options
 INFO = r'''

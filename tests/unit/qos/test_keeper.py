@@ -8,7 +8,7 @@ import pytest
 
 from nova_vcloud import exception
 from nova_vcloud import guest as guests
-from nova_vcloud import state
+from nova_vcloud import json_documents
 from nova_vcloud.qos import enforcer
 from nova_vcloud.qos import keeper as keepers
 from nova_vcloud.qos import limits
@@ -30,7 +30,8 @@ class Host:
         self.events = {}
         self.backend = fake.FakeBackend()
         self.backend.running = {GUEST.name}
-        self.records = records.Records(state.Documents(str(directory)))
+        self.records = records.Records(
+            json_documents.Documents(str(directory)))
         self.keeper = keepers.Keeper(
             enforcer.Enforcer([self.backend]), self.records,
             lambda guest: self.events, lambda: self.now)
@@ -63,7 +64,7 @@ def test_a_record_comes_back_as_it_was(host):
 
 
 def test_a_record_of_another_version_is_refused(host):
-    documents = state.Documents(host.records._documents._directory)
+    documents = json_documents.Documents(host.records._documents._directory)
     documents.save('a-server', {**RECORD.to_doc(), 'version': 0})
     with pytest.raises(exception.StateError, match='version 0'):
         host.records.load('a-server')

@@ -6,21 +6,21 @@ import dataclasses
 import pytest
 
 from nova_vcloud import exception
-from nova_vcloud import specs
-from nova_vcloud.qos import cpuset
+from nova_vcloud.flavor import flavor_limits
 from nova_vcloud.qos import limits
 from nova_vcloud.qos import policy
+from nova_vcloud.qos.cpu import pinning
 
 HOST = policy.Host(cpus=4, per_core=4.0, pids=4096, device='8:0',
                    disk=True)
-WHERE = cpuset.Placement(frozenset({0, 1, 2, 3}), frozenset({0}))
+WHERE = pinning.Placement(frozenset({0, 1, 2, 3}), frozenset({0}))
 PORT = '0b6c7d8e-1111-4222-8333-944455556666'
 UNLIMITED = limits.UNLIMITED
 
 
 def desired(host=HOST, vcpus=1, memory_mb=512, **wishes):
     """Return the limits of a flavor by their names."""
-    request = specs.Request(vcpus=vcpus, memory_mb=memory_mb, **wishes)
+    request = flavor_limits.Request(vcpus=vcpus, memory_mb=memory_mb, **wishes)
     found = policy.desired(request, host, WHERE, [PORT])
     return {str(key): value for key, value in found.items()}
 

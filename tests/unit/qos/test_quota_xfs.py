@@ -3,7 +3,7 @@
 
 import pytest
 
-from nova_vcloud.qos import quota_xfs
+from nova_vcloud.qos.disk import xfs_project_quota
 
 GIB = 2**30
 INODES = GIB // 16384
@@ -24,12 +24,12 @@ def said(used, size, inodes, grace='[--------]'):
     (said(8, GIB // 1024, INODES * 2), (8192, 0)),
     (said(8, 0, INODES), (8192, 0)), (said(0, 0, 0), (0, 0))])
 def test_a_size_is_bytes_and_inodes(text, found):
-    assert quota_xfs.parse(text) == found
+    assert xfs_project_quota.parse(text) == found
 
 
 def test_a_rounded_size_is_one():
     # 33 MiB and 1 byte: rounded up to blocks of 4 KiB.
     size = (33 << 20) + 16385
     blocks = -(-size // 4096) * 4
-    text = said(0, blocks, quota_xfs.inodes_of(size))
-    assert quota_xfs.parse(text) == (0, blocks * 1024)
+    text = said(0, blocks, xfs_project_quota.inodes_of(size))
+    assert xfs_project_quota.parse(text) == (0, blocks * 1024)

@@ -8,41 +8,41 @@ import pytest
 
 from nova_vcloud import exception
 from nova_vcloud.qos import limits
-from nova_vcloud.qos import shaping
 from nova_vcloud.qos.backends import tc
+from nova_vcloud.qos.net import tbf
 
 MBIT = 125_000
 RATES = st.integers(1000, 10**12)
 SHAPES = st.builds(
-    shaping.Shape, average=RATES, peak=st.none() | RATES,
+    tbf.Shape, average=RATES, peak=st.none() | RATES,
     burst=st.none() | st.integers(1, 2**33))
 MTUS = st.integers(68, 65535)
 
 
 def made(shape, mtu=1500):
     try:
-        return shaping.bucket(shape, mtu)
+        return tbf.bucket(shape, mtu)
     except exception.LimitNotEnforced:
         assume(False)
 
 
 def stored(bucket):
     """What the kernel gives back: sizes as times, cut to ticks."""
-    attributes = shaping.encode(bucket)
-    rates, peaks, limit, _buffer, _mtu = shaping._QOPT.unpack(
-        attributes.pop(shaping._PARMS))
+    attributes = tbf.encode(bucket)
+    rates, peaks, limit, _buffer, _mtu = tbf._QOPT.unpack(
+        attributes.pop(tbf._PARMS))
     sizes = [attributes.pop(key)
-             for key in (shaping._BURST, shaping._PBURST)]
+             for key in (tbf._BURST, tbf._PBURST)]
     ticks = [int.from_bytes(size, 'little') * 10**9 // rate // 64
              for size, rate in zip(sizes, (bucket.rate, bucket.peak),
                                    strict=True)]
-    return {**attributes, shaping._PARMS: shaping._QOPT.pack(
+    return {**attributes, tbf._PARMS: tbf._QOPT.pack(
         rates, peaks, limit, *(min(tick, 2**32 - 1) for tick in ticks))}
 
 
 @given(SHAPES, MTUS)
 def test_what_is_read_matches_what_was_set(shape, mtu):
-    found = shaping.shape(shaping.decode(stored(made(shape, mtu))))
+    found = tbf.shape(tbf.decode(stored(made(shape, mtu))))
     for name in tc.NAMES:
         wanted, got = (
             limits.UNLIMITED if value is None else value
@@ -54,7 +54,7 @@ def test_what_is_read_matches_what_was_set(shape, mtu):
 @given(SHAPES, MTUS)
 def test_a_full_frame_always_gets_through(shape, mtu):
     bucket = made(shape, mtu)
-    frame = mtu + shaping.HEADERS
+    frame = mtu + tbf.HEADERS
     assert frame <= bucket.largest <= bucket.limit
     assert bucket.holds(frame)
     assert bucket.peak > bucket.rate
@@ -63,7 +63,7 @@ def test_a_full_frame_always_gets_through(shape, mtu):
 @given(SHAPES)
 def test_the_next_bucket_holds_what_waits_or_says_so(shape):
     """Nothing larger than a bucket may stay queued for it: never leaves."""
-    old, new = made(shaping.Shape(10**9)), made(shape)
+    old, new = made(tbf.Shape(10**9)), made(shape)
     if new.holds(old.largest):
         assert old.largest <= new.burst
         assert shape.peak is None or old.largest <= new.peak_burst
@@ -71,27 +71,27 @@ def test_the_next_bucket_holds_what_waits_or_says_so(shape):
 
 @given(st.integers(2 * MBIT, 10_000 * MBIT))
 def test_no_frame_waits_long(rate):
-    bucket = made(shaping.Shape(rate))
+    bucket = made(tbf.Shape(rate))
     queued = bucket.limit / rate
-    assert queued <= max(shaping.QUEUE, 0.050)
+    assert queued <= max(tbf.QUEUE, 0.050)
 
 
 @pytest.mark.parametrize(('average', 'burst'), [
-    (10 * MBIT, shaping.LARGEST), (1000 * MBIT, 3_125_000)])
+    (10 * MBIT, tbf.LARGEST), (1000 * MBIT, 3_125_000)])
 def test_burst_that_we_choose(average, burst):
-    assert made(shaping.Shape(average)).burst == burst
+    assert made(tbf.Shape(average)).burst == burst
 
 
 @pytest.mark.parametrize(('shape', 'reason'), [
-    (shaping.Shape(10 * MBIT, burst=1517), 'less than a frame'),
-    (shaping.Shape(10 * MBIT, peak=MBIT), 'less than average'),
-    (shaping.Shape(1), 'must last between'),
-    (shaping.Shape(10**10, burst=99_000), 'must last between'),
-    (shaping.Shape(10**9, burst=2**32), 'less than 4 GiB'),
+    (tbf.Shape(10 * MBIT, burst=1517), 'less than a frame'),
+    (tbf.Shape(10 * MBIT, peak=MBIT), 'less than average'),
+    (tbf.Shape(1), 'must last between'),
+    (tbf.Shape(10**10, burst=99_000), 'must last between'),
+    (tbf.Shape(10**9, burst=2**32), 'less than 4 GiB'),
 ])
 def test_what_cannot_be(shape, reason):
     with pytest.raises(exception.LimitNotEnforced, match=reason):
-        shaping.bucket(shape, 1500)
+        tbf.bucket(shape, 1500)
 
 
 @pytest.mark.parametrize(('name', 'wanted', 'found', 'same'), [

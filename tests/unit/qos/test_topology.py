@@ -6,7 +6,7 @@ import pathlib
 import re
 
 from nova_vcloud.qos import limits
-from nova_vcloud.qos import topology
+from nova_vcloud.qos.cpu import topology
 
 
 def write(root, **files):

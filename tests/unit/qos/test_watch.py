@@ -3,7 +3,7 @@
 
 import threading
 
-from nova_vcloud.qos import watch
+from nova_vcloud.qos import periodic
 
 
 def test_it_goes_on_after_an_error():
@@ -16,7 +16,7 @@ def test_it_goes_on_after_an_error():
             third.set()
         raise RuntimeError('planted')
 
-    found = watch.Watch(look, 0.01)
+    found = periodic.Watch(look, 0.01)
     found.start()
     assert third.wait(10)
     found.stop()
@@ -25,7 +25,7 @@ def test_it_goes_on_after_an_error():
 def test_it_ends_when_told_to():
     looked = threading.Event()
     before = set(threading.enumerate())
-    found = watch.Watch(looked.set, 3600)
+    found = periodic.Watch(looked.set, 3600)
     found.start()
     thread, = set(threading.enumerate()) - before
     found.stop()
@@ -36,5 +36,5 @@ def test_it_ends_when_told_to():
 
 def test_zero_never_looks():
     before = threading.active_count()
-    watch.Watch(lambda: None, 0).start()
+    periodic.Watch(lambda: None, 0).start()
     assert threading.active_count() == before

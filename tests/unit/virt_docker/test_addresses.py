@@ -9,7 +9,7 @@ from nova import exception
 from nova.network import model
 import pytest
 
-from nova_vcloud.virt_docker import addresses
+from nova_vcloud.virt_docker.vif import addresses
 
 PORT = 'b4854f3d-1111-4222-8333-444455556666'
 

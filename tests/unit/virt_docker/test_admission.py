@@ -10,7 +10,7 @@ from oslo_utils.fixture import uuidsentinel as uuids
 import pytest
 
 from nova_vcloud import exception
-from nova_vcloud.virt_docker import admission
+from nova_vcloud.virt_docker.host import app_admission
 
 objects.register_all()
 
@@ -23,7 +23,7 @@ def instance(uuid='new', **specs):
 
 
 def admit(present=(), hints=None, defaults=(), **specs):
-    found = admission.Admission(
+    found = app_admission.Admission(
         lambda: dict(present), lambda _context, _instance: hints or {},
         dict(defaults))
     with found.admitted(None, instance(**specs)) as label:
@@ -33,7 +33,7 @@ def admit(present=(), hints=None, defaults=(), **specs):
 def test_a_server_of_no_application_is_nobodys_business():
     def fail():
         raise AssertionError('the engine was asked')
-    found = admission.Admission(fail, lambda _c, _i: {}, {})
+    found = app_admission.Admission(fail, lambda _c, _i: {}, {})
     with found.admitted(None, instance()) as label:
         assert label == ''
 
@@ -69,7 +69,7 @@ def test_a_server_is_not_in_its_own_way():
 
 
 def test_of_many_at_once_one_gets_in():
-    found = admission.Admission(dict, lambda _c, _i: {}, {})
+    found = app_admission.Admission(dict, lambda _c, _i: {}, {})
     inside, done = [], threading.Event()
     results = []
 
@@ -102,4 +102,4 @@ def test_no_hints_where_they_cannot_be_read(monkeypatch, error):
     def fail(_context, _uuid):
         raise error
     monkeypatch.setattr(objects.RequestSpec, 'get_by_instance_uuid', fail)
-    assert admission.hints_of(None, instance()) == {}
+    assert app_admission.hints_of(None, instance()) == {}

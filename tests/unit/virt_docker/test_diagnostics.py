@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What diagnostics say of a server's CPUs."""
 
-from nova_vcloud.virt_docker import diagnostics
+from nova_vcloud.virt_docker.guest import diagnostics
 
 CONTAINER = {'State': {'Paused': False, 'StartedAt': '2026-01-02T03:04:05Z'},
              'HostConfig': {'Memory': 64 << 20}}

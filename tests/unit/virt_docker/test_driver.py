@@ -7,7 +7,7 @@ from nova.compute import task_states
 from nova.compute import vm_states
 import pytest
 
-from nova_vcloud.virt_docker import power_states
+from nova_vcloud.virt_docker.guest import power_states
 
 
 @pytest.mark.parametrize(('status', 'expected'), [

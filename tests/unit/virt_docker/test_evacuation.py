@@ -9,7 +9,7 @@ from nova.compute import task_states
 from oslo_utils.fixture import uuidsentinel as uuids
 import pytest
 
-from nova_vcloud.virt_docker import evacuation
+from nova_vcloud.virt_docker.migration import evacuation
 
 NOW = dt.datetime.now(dt.UTC)
 

@@ -4,7 +4,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nova_vcloud.virt_docker import events
+from nova_vcloud.virt_docker.guest import events
 
 A, B = 'server-a', 'server-b'
 

@@ -3,7 +3,7 @@
 
 import pytest
 
-from nova_vcloud.virt_docker import freezer
+from nova_vcloud.virt_docker.rootfs import freezer
 
 ID = 'a' * 64
 FIRST = f'7:blkio:/docker/{ID}\n6:freezer:/docker/{ID}\n0::/\n'

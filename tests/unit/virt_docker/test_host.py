@@ -7,7 +7,7 @@ import pytest
 
 from nova_vcloud import exception
 from nova_vcloud.engine import Engine
-from nova_vcloud.virt_docker import host
+from nova_vcloud.virt_docker.host import host
 
 LINKS = '/run/nova-vcloud/netns'
 PARENT = '/machine'

@@ -6,8 +6,8 @@ from nova import objects
 import pytest
 
 from nova_vcloud import exception
-from nova_vcloud.virt_docker import engine_faults
-from nova_vcloud.virt_docker import images
+from nova_vcloud.virt_docker.image import engine_faults
+from nova_vcloud.virt_docker.image import images
 
 objects.register_all()
 

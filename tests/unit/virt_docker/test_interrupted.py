@@ -10,11 +10,11 @@ from nova.compute import vm_states
 import pytest
 
 from nova_vcloud import exception
-from nova_vcloud import state
-from nova_vcloud.virt_docker import interrupted
-from nova_vcloud.virt_docker import pending_images
-from nova_vcloud.virt_docker import recovery
-from nova_vcloud.virt_docker import unshelves
+from nova_vcloud import json_documents
+from nova_vcloud.virt_docker.guest import pending_images
+from nova_vcloud.virt_docker.migration import interrupted
+from nova_vcloud.virt_docker.migration import recovery
+from nova_vcloud.virt_docker.migration import unshelves
 
 UUID = '11111111-2222-4333-8444-555566667777'
 OTHER = '22222222-2222-4333-8444-555566667777'
@@ -126,7 +126,7 @@ class Glance:
 def test_images_that_nobody_fills_are_removed(tmp_path, monkeypatch):
     monkeypatch.setattr(pending_images.nova_context,
                         'get_nova_service_user_context', lambda: None)
-    notes = state.Documents(str(tmp_path / 'notes'))
+    notes = json_documents.Documents(str(tmp_path / 'notes'))
     for name in ('queued', 'active', 'gone', 'saving'):
         notes.save(name, {})
     glance = Glance(queued='queued', active='active', saving='saving',

@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from nova_vcloud.virt_docker import listing
+from nova_vcloud.virt_docker.rootfs import changed_files
 
 
 def listed(**files: tuple[int, float]) -> list[bytes]:
@@ -17,7 +17,8 @@ def listed(**files: tuple[int, float]) -> list[bytes]:
 
 def again(before: list[bytes], now: list[bytes], since: float
           ) -> list[bytes]:
-    return listing.again(listing.parse(now, listing.seen(before), since))
+    return changed_files.again(changed_files.parse(
+        now, changed_files.seen(before), since))
 
 
 def test_only_what_changed_is_sent_again():
@@ -47,9 +48,9 @@ def test_whatever_is_another_is_sent_again(now):
 
 def test_names_are_read_as_they_are():
     file = io.BytesIO(b'd 1 4096 1.5 \0f 2 3 2.5 with space\nand line\0')
-    found = listing.parse(listing.read(file), frozenset(), 9.0)
+    found = changed_files.parse(changed_files.read(file), frozenset(), 9.0)
     assert found == {
-        b'': listing.Entry(b'd', 1, True),
-        b'with space\nand line': listing.Entry(b'f', 2, True)}
-    assert b''.join(listing.kept(found, [b''])) == (
+        b'': changed_files.Entry(b'd', 1, True),
+        b'with space\nand line': changed_files.Entry(b'f', 2, True)}
+    assert b''.join(changed_files.kept(found, [b''])) == (
         b'D\0fwith space\nand line\0')

@@ -8,10 +8,10 @@ import subprocess
 import pytest
 
 from nova_vcloud import privsep
-from nova_vcloud.virt_docker import etc_files
-from nova_vcloud.virt_docker import freezer
-from nova_vcloud.virt_docker import live_processes
-from nova_vcloud.virt_docker import server_files
+from nova_vcloud.virt_docker.guest import etc_files
+from nova_vcloud.virt_docker.guest import live_processes
+from nova_vcloud.virt_docker.guest import server_files
+from nova_vcloud.virt_docker.rootfs import freezer
 
 ID = 'c' * 64
 LIMITS = {'shm': 1 << 20, 'nofile': (10, 20), 'known': [(0, 0)]}

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from nova_vcloud.virt_docker import load
+from nova_vcloud.virt_docker.host import load
 
 STAT = '''cpu  1 1 1 1 1 1 1 1 1 1
 cpu0 {0} 0 0 {1} 0 0 0 0 {0} 0

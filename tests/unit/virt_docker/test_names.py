@@ -3,7 +3,7 @@
 
 import pytest
 
-from nova_vcloud.virt_docker import names
+from nova_vcloud.virt_docker.guest import hosts_file
 
 OURS = '10.0.0.5\tweb\t# nova\n'
 NEW = {'made': 'web', 'hostname': 'shop', 'given': ['10.0.0.6/24']}
@@ -33,19 +33,20 @@ LINES = '10.0.0.6\tshop\t# nova\n'
      ('nonsense web\nfe80::1%eth0 web\n' + LINES, 'shop\n')),
 ])
 def test_what_is_ours_follows_and_the_rest_stays(hosts, own, after):
-    changed = names.renewed(hosts, own, **NEW)
+    changed = hosts_file.renewed(hosts, own, **NEW)
     assert changed == {
         path: text for path, text, old in (
-            (names.HOSTS_PATH, after[0], hosts),
-            (names.HOSTNAME_PATH, after[1], own)) if text != old}
+            (hosts_file.HOSTS_PATH, after[0], hosts),
+            (hosts_file.HOSTNAME_PATH, after[1], own)) if text != old}
 
 
 def test_the_place_is_kept_while_there_is_no_address():
-    none = names.renewed(OURS, 'web\n', 'web', 'web', [])
-    assert none == {names.HOSTS_PATH: '# nova\n'}
-    assert names.renewed(none[names.HOSTS_PATH], 'web\n', 'web', 'web',
-                         ['10.0.0.5/24']) == {names.HOSTS_PATH: OURS}
+    none = hosts_file.renewed(OURS, 'web\n', 'web', 'web', [])
+    assert none == {hosts_file.HOSTS_PATH: '# nova\n'}
+    assert hosts_file.renewed(none[hosts_file.HOSTS_PATH], 'web\n', 'web',
+                              'web',
+                              ['10.0.0.5/24']) == {hosts_file.HOSTS_PATH: OURS}
 
 
 def test_what_is_right_is_not_written():
-    assert names.renewed(LINES, 'shop\n', **NEW) == {}
+    assert hosts_file.renewed(LINES, 'shop\n', **NEW) == {}

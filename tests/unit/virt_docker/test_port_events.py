@@ -8,7 +8,7 @@ from nova.compute import manager
 from oslo_utils.fixture import uuidsentinel as uuids
 import pytest
 
-from nova_vcloud.virt_docker import port_events
+from nova_vcloud.virt_docker.guest import port_events
 
 objects.register_all()
 

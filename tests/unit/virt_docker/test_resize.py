@@ -7,7 +7,7 @@ from nova.compute import task_states
 import pytest
 
 from nova_vcloud import exception
-from nova_vcloud.virt_docker import resize
+from nova_vcloud.virt_docker.migration import resize
 
 
 def flavor(root_gb=2, ephemeral_gb=1):

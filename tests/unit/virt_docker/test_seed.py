@@ -10,8 +10,8 @@ from oslo_utils.fixture import uuidsentinel as uuids
 import pytest
 
 from nova_vcloud import exception
-from nova_vcloud.virt_docker import names
-from nova_vcloud.virt_docker import seed
+from nova_vcloud.virt_docker.guest import file_injection
+from nova_vcloud.virt_docker.guest import hosts_file
 
 
 def server(key=None, user_data=None):
@@ -31,11 +31,11 @@ def entries(data):
 
 NAMES = {
     'etc/hostname': ('0o644', 0, b'web-1\n'),
-    'etc/hosts': ('0o644', 0, f'{names.HOSTS}# nova\n'.encode())}
+    'etc/hosts': ('0o644', 0, f'{hosts_file.HOSTS}# nova\n'.encode())}
 
 
 def test_who_has_nothing_else_has_a_name():
-    assert entries(seed.archive(server(), [])) == NAMES
+    assert entries(file_injection.archive(server(), [])) == NAMES
 
 
 @dataclasses.dataclass
@@ -50,9 +50,9 @@ def test_a_server_knows_its_addresses_and_who_to_ask():
     nics = [Nic(('10.0.0.5/24', 'fd00::5/64'), ('10.0.0.1',)),
             Nic(('10.1.0.5/24',), ('10.0.0.1', 'fd00::1'))]
     name = 'd' * 70
-    found = dict(names.files(name, nics))
+    found = dict(hosts_file.files(name, nics))
     assert found['/etc/hostname'] == 'd' * 64 + '\n'
-    assert found['/etc/hosts'] == names.HOSTS + ''.join(
+    assert found['/etc/hosts'] == hosts_file.HOSTS + ''.join(
         f'{address}\t{name} {"d" * 64}\t# nova\n'
         for address in ('10.0.0.5', 'fd00::5', '10.1.0.5'))
     assert found['/etc/resolv.conf'] == (
@@ -60,7 +60,8 @@ def test_a_server_knows_its_addresses_and_who_to_ask():
 
 
 def test_a_key_is_its_owners_alone():
-    assert entries(seed.archive(server(' ssh-ed25519 AAAA me\n'), [])) == {
+    assert entries(file_injection.archive(server(' ssh-ed25519 AAAA me\n'),
+                                          [])) == {
         **NAMES,
         'root/.ssh': ('0o700', 0, None),
         'root/.ssh/authorized_keys': (
@@ -69,7 +70,7 @@ def test_a_key_is_its_owners_alone():
 
 def test_user_data_is_where_cloud_init_keeps_it():
     folder = f'var/lib/cloud/instances/{uuids.server}'
-    assert entries(seed.archive(server(user_data='IyF4'), [])) == {
+    assert entries(file_injection.archive(server(user_data='IyF4'), [])) == {
         **NAMES,
         'var/lib/cloud': ('0o755', 0, None),
         'var/lib/cloud/instances': ('0o755', 0, None),
@@ -78,7 +79,7 @@ def test_user_data_is_where_cloud_init_keeps_it():
 
 
 def test_an_injected_file_changes_no_directory():
-    assert entries(seed.archive(server(), [], [
+    assert entries(file_injection.archive(server(), [], [
         ('/etc/motd', b'hello'), ('../../x', b'y')])) == {
         **NAMES, 'etc/motd': ('0o644', 0, b'hello'), 'x': ('0o644', 0, b'y')}
 
@@ -86,4 +87,4 @@ def test_an_injected_file_changes_no_directory():
 @pytest.mark.parametrize('path', ['/', '', 'etc/', '..', 'a\0b'])
 def test_what_is_not_a_file_is_named(path):
     with pytest.raises(exception.InvalidRequest, match='not the path'):
-        seed.archive(server(), [], [(path, b'')])
+        file_injection.archive(server(), [], [(path, b'')])

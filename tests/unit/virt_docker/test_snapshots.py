@@ -11,8 +11,8 @@ from oslo_utils.fixture import uuidsentinel as uuids
 import pytest
 
 from nova_vcloud import exception
-from nova_vcloud.virt_docker import diskcopies
-from nova_vcloud.virt_docker import snapshots
+from nova_vcloud.virt_docker.guest import disk_copies
+from nova_vcloud.virt_docker.guest import snapshot
 
 objects.register_all()
 MIB = 1 << 20
@@ -52,7 +52,7 @@ def instance(state):
 
 
 def told(context, server, error):
-    taker = snapshots.Snapshots(None, None, None, 32, 'host1')
+    taker = snapshot.Snapshots(None, None, None, 32, 'host1')
     with taker.told(context, server, 'image'):
         raise error
 
@@ -68,7 +68,7 @@ def test_a_failed_snapshot_is_in_the_event_list(events, context, error,
     with pytest.raises(raised):
         told(context, instance(task_states.IMAGE_UPLOADING), error)
     assert [event[1:3] for event in events] == [
-        (uuids.server, snapshots.EVENT)] * 2
+        (uuids.server, snapshot.EVENT)] * 2
     assert events[-1][-1] == str(error)
 
 
@@ -101,8 +101,8 @@ def test_an_event_list_that_cannot_be_had_hides_no_error(context,
 def test_copies_share_what_is_free(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, 'disk_usage', lambda _path: type(usage)(
-        usage.total, usage.used, diskcopies.RESERVE + 100 * MIB))
-    copies = diskcopies.DiskCopies(Engine(tmp_path), None)
+        usage.total, usage.used, disk_copies.RESERVE + 100 * MIB))
+    copies = disk_copies.DiskCopies(Engine(tmp_path), None)
     with copies.room('one', 60 * MIB):
         with pytest.raises(exception.DiskTooLarge,
                            match='needs 60 MiB for it and has 40 MiB'), \
@@ -119,7 +119,7 @@ def test_copies_share_what_is_free(tmp_path, monkeypatch):
     (30, 30, 20, True), (31, 30, 20, False)])
 def test_only_holes_make_a_disk_too_large(files, used, limit, fine):
     if fine:
-        diskcopies.check(files, used, limit)
+        disk_copies.check(files, used, limit)
         return
     with pytest.raises(exception.DiskTooLarge, match='sparse files'):
-        diskcopies.check(files, used, limit)
+        disk_copies.check(files, used, limit)

@@ -9,9 +9,9 @@ import pytest
 
 from nova_vcloud import late_results
 from nova_vcloud.qos import limits
-from nova_vcloud.virt_docker import spec
+from nova_vcloud.virt_docker.guest import container_spec
 
-DEFAULTS = spec.Defaults(
+DEFAULTS = container_spec.Defaults(
     runtime='nova-vcloud', cgroup_parent='/machine', log_max_size_kib=64,
     log_max_files=2, no_new_privileges=True, capabilities=('CHOWN', 'KILL'))
 WANTED = limits.Limits.from_doc({
@@ -41,12 +41,12 @@ def instance():
 
 
 def build(instance, nics=(), defaults=DEFAULTS):
-    return spec.build(instance, 'an/image:latest', nics, WANTED, defaults,
-                      'compute1')
+    return container_spec.build(instance, 'an/image:latest', nics, WANTED,
+                                defaults, 'compute1')
 
 
 def test_a_server_of_a_shelved_image_tells_its_own(instance):
-    name = spec.LABEL_BASE_IMAGE
+    name = container_spec.LABEL_BASE_IMAGE
     assert build(instance)['Labels'][name] == uuids.image
     instance.system_metadata = {'image_base_image_ref': uuids.before}
     assert build(instance)['Labels'][name] == uuids.before
@@ -142,7 +142,7 @@ def test_labels_tell_whose_container_it_is(instance):
     }
     # A snapshot blanks them all.
     # The engine's door adds the one that is left.
-    assert labels.keys() == set(spec.LABELS) - {late_results.LABEL}
+    assert labels.keys() == set(container_spec.LABELS) - {late_results.LABEL}
     assert all(isinstance(v, str) for v in labels.values())
 
 

@@ -4,7 +4,7 @@
 import pytest
 
 from nova_vcloud import exception
-from nova_vcloud.virt_docker import start_faults
+from nova_vcloud.virt_docker.guest import start_faults
 
 OCI = ('failed to create task for container: failed to create shim task: OCI '
        'runtime create failed: runc create failed: unable to start container '

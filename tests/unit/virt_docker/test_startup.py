@@ -5,8 +5,8 @@ from nova import objects
 import pytest
 
 from nova_vcloud import exception
-from nova_vcloud.virt_docker import spec
-from nova_vcloud.virt_docker import startup
+from nova_vcloud.virt_docker.guest import boot_checks
+from nova_vcloud.virt_docker.guest import container_spec
 
 
 def server(**image):
@@ -18,13 +18,13 @@ def server(**image):
     ({}, 60), ({'image_os_shutdown_timeout': '5'}, 5),
     ({'image_os_shutdown_timeout': 'soon'}, 60)])
 def test_the_time_to_end_is_the_images_or_novas(image, seconds):
-    assert startup.stop_timeout(server(**image), 60) == seconds
+    assert boot_checks.stop_timeout(server(**image), 60) == seconds
 
 
 def test_properties_are_of_the_servers_own_image():
     instance = server(image_vcloud_init='tini', boot_roles='member')
-    assert startup.properties(instance, True) == {'vcloud_init': 'tini'}
-    assert startup.properties(instance, False) == {}
+    assert boot_checks.properties(instance, True) == {'vcloud_init': 'tini'}
+    assert boot_checks.properties(instance, False) == {}
 
 
 V2 = 'cgroup2 /sys/fs/cgroup cgroup2 rw,nosuid,relatime'
@@ -37,12 +37,13 @@ def test_systemd_is_refused_where_its_limits_would_be_its_own(
         tmp_path, table):
     path = tmp_path / 'mounts'
     path.write_text(f'proc /proc proc rw 0 0\n{table}\n')
-    startup.check_init({'HostConfig': {}}, str(path))
+    boot_checks.check_init({'HostConfig': {}}, str(path))
     with pytest.raises(exception.InvalidRequest, match='nsdelegate'):
-        startup.check_init({'HostConfig': spec.SYSTEMD}, str(path))
+        boot_checks.check_init({'HostConfig': container_spec.SYSTEMD},
+                               str(path))
 
 
 def test_systemd_runs_where_it_has_control_groups(tmp_path):
     path = tmp_path / 'mounts'
     path.write_text(f'{V2},nsdelegate,memory_recursiveprot 0 0\n')
-    startup.check_init({'HostConfig': spec.SYSTEMD}, str(path))
+    boot_checks.check_init({'HostConfig': container_spec.SYSTEMD}, str(path))

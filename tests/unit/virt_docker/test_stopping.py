@@ -3,7 +3,7 @@
 
 import pytest
 
-from nova_vcloud.virt_docker import stopping
+from nova_vcloud.virt_docker.guest import stopping
 
 
 @pytest.mark.parametrize(('default', 'maximum', 'said', 'seconds'), [

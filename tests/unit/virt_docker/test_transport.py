@@ -12,11 +12,11 @@ import transfers
 
 from mini import certificates
 from nova_vcloud import exception
-from nova_vcloud import receiver as receivers
 from nova_vcloud.conf import migration
-from nova_vcloud.virt_docker import channels
+from nova_vcloud.transfer import channels
+from nova_vcloud.transfer import receiver as receivers
+from nova_vcloud.transfer import transport
 from nova_vcloud.virt_docker import factory
-from nova_vcloud.virt_docker import transport
 
 SERVER = '11111111-2222-4333-8444-555566667777'
 OTHER = '22222222-2222-4333-8444-555566667777'

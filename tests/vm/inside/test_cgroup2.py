@@ -11,10 +11,10 @@ import dockerd as dockerd_fixture
 import pytest
 
 from nova_vcloud.guest import Guest
-from nova_vcloud.qos import assembly
-from nova_vcloud.qos import devices
+from nova_vcloud.qos import hosts
 from nova_vcloud.qos import limits
 from nova_vcloud.qos.backends.base import Change
+from nova_vcloud.qos.disk import devices
 
 MIB = 2**20
 
@@ -24,7 +24,7 @@ class Container:
 
     def __init__(self, dockerd):
         self.dockerd = dockerd
-        self.backend = assembly.cgroup_here()
+        self.backend = hosts.cgroup_here()
         self.id = dockerd.docker(
             'run', '--detach', '--network=none', dockerd_fixture.IMAGE,
             'sleep', '1000').stdout.strip()

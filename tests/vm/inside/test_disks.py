@@ -12,10 +12,10 @@ import pytest
 from nova_vcloud import exception
 from nova_vcloud.guest import Guest
 from nova_vcloud.qos import limits
-from nova_vcloud.qos import quota_xfs
-from nova_vcloud.qos import rootfs
 from nova_vcloud.qos.backends import base
 from nova_vcloud.qos.backends import disk
+from nova_vcloud.qos.disk import rootfs
+from nova_vcloud.qos.disk import xfs_project_quota
 
 MIB = 2**20
 KEY = limits.Key('disk', 'max')
@@ -97,7 +97,7 @@ def test_who_makes_files_without_end_takes_his_own_inodes(engine, make):
     for each in (guest, other):
         backend.apply(each, [base.Change(KEY, limits.UNLIMITED, 64 * MIB)])
         engine.engine.start(each.name)
-    count = 64 * MIB // quota_xfs.BYTES_PER_INODE
+    count = 64 * MIB // xfs_project_quota.BYTES_PER_INODE
     before = os.statvfs(engine.home / 'data')
     said = inside(engine, guest, 'i=0; mkdir /d; while : >/d/$i; do'
                                  f' i=$((i+1)); [ $i -lt {3 * count} ] ||'

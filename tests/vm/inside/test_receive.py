@@ -13,9 +13,9 @@ import sshd
 import transfers
 
 from mini import certificates
-from nova_vcloud import spool
-from nova_vcloud.virt_docker import channels
-from nova_vcloud.virt_docker import transport
+from nova_vcloud.transfer import channels
+from nova_vcloud.transfer import spool
+from nova_vcloud.transfer import transport
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 EXAMPLE = ROOT / 'etc/nova-vcloud/nova-vcloud-receive.service.example'

@@ -8,8 +8,8 @@ import computehost
 import lan as lan_fixture
 import pytest
 
-from nova_vcloud.virt_docker import freezer
-from nova_vcloud.virt_docker import spec
+from nova_vcloud.virt_docker.guest import container_spec
+from nova_vcloud.virt_docker.rootfs import freezer
 
 IMAGE = 'vcloud-test/systemd'
 #: Of this machine itself, which is a Debian; what no container needs.
@@ -65,8 +65,9 @@ def server(host, ports):
 
 
 def inside(host, server, script):
-    done = host.dockerd.docker('exec', spec.container_name(server.uuid), 'sh',
-                               '-c', script, check=False)
+    done = host.dockerd.docker(
+        'exec', container_spec.container_name(server.uuid), 'sh', '-c',
+        script, check=False)
     return (done.stdout + done.stderr).strip()
 
 

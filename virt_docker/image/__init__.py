@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Images on the engine: loaded, kept, and removed."""
