@@ -31,6 +31,7 @@ from nova_vcloud.virt_docker import driver_moves
 from nova_vcloud.virt_docker import driver_volumes
 from nova_vcloud.virt_docker import factory
 from nova_vcloud.virt_docker import resources
+from nova_vcloud.virt_docker import server_labels
 from nova_vcloud.virt_docker.guest import boot_checks
 from nova_vcloud.virt_docker.guest import container_spec
 from nova_vcloud.virt_docker.guest import containers
@@ -150,7 +151,7 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs,
     def _make_watchers(self) -> None:
         self._consoles = factory.console_ports(CONF, self._engine)
         self._events = events.EventFeed(
-            self._engine, container_spec.own_labels(CONF.host),
+            self._engine, server_labels.of_host(CONF.host),
             CONF.docker.stop_event_delay, self._containers.follow,
             self._containers.claim_start, self._emit,
             self._containers.verify)
@@ -279,7 +280,7 @@ class DockerDriver(driver_moves.MoveVerbs, driver_devices.DeviceVerbs,
 
     def list_instances(self) -> list[str]:
         """Return the names of the servers of this host."""
-        return [c['Labels'][container_spec.LABEL_NAME]
+        return [c['Labels'][server_labels.NAME]
                 for c in self._containers.list().values()]
 
     def list_instance_uuids(self) -> list[str]:

@@ -14,6 +14,7 @@ import dockerd as dockerd_fixture
 import lan as lan_fixture
 import pytest
 
+from nova_vcloud.virt_docker import server_labels
 from nova_vcloud.virt_docker.guest import container_spec
 from nova_vcloud.virt_docker.guest import etc_files
 from nova_vcloud.virt_docker.guest import events
@@ -63,7 +64,7 @@ def test_an_images_health_check_is_not_run(dockerd, lan, tmp_path, checked):
         found = host.container(instance)
         assert found['Config']['Healthcheck']['Test'] == ['NONE']
         assert 'Health' not in found['State']
-        listed, = dockerd.engine.containers(container_spec.own_labels(
+        listed, = dockerd.engine.containers(server_labels.of_host(
             computehost.NAME))
         assert '(' not in listed['Status']
     finally:
@@ -100,7 +101,7 @@ def test_a_flood_of_killed_processes_is_told_once(host, caplog):
     told: list[tuple[str, int]] = []
     hungry, other = spawn(host, memory_mb=32), spawn(host)
     feed = events.EventFeed(
-        host.dockerd.engine, container_spec.own_labels(computehost.NAME), 0.0,
+        host.dockerd.engine, server_labels.of_host(computehost.NAME), 0.0,
         host.containers.follow, host.containers.claim_start,
         lambda uuid, what: told.append((uuid, what)),
         host.containers.verify)
@@ -132,7 +133,7 @@ def test_what_runs_in_a_server_is_no_news(host):
     instance = spawn(host)
     name = container_spec.container_name(instance.uuid)
     stream = host.dockerd.engine.events(
-        container_spec.own_labels(computehost.NAME), events.ACTIONS)
+        server_labels.of_host(computehost.NAME), events.ACTIONS)
     for _ in range(5):
         host.dockerd.engine.run(name, ['true'])
     host.dockerd.engine.pause(name)

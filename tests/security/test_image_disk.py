@@ -21,7 +21,7 @@ from registry import layer
 
 from nova_vcloud import exception
 from nova_vcloud.image import unpacked_size
-from nova_vcloud.virt_docker.guest import container_spec
+from nova_vcloud.virt_docker import server_labels
 from nova_vcloud.virt_docker.image import image_reservations
 from nova_vcloud.virt_docker.image import imagerecords
 from nova_vcloud.virt_docker.image import imageroom
@@ -123,8 +123,8 @@ def test_a_failed_build_takes_away_no_image_of_others(host, dockerd):
 def server_of(image_id):
     """Return what a server of an image is made by."""
     return {'Image': images.tag_of(image_id), 'Cmd': ['/x'], 'Labels': {
-        container_spec.LABEL_UUID: str(uuid.uuid4()),
-        container_spec.LABEL_IMAGE: image_id},
+        server_labels.UUID: str(uuid.uuid4()),
+        server_labels.IMAGE: image_id},
         'HostConfig': {'NetworkMode': 'none'}}
 
 

@@ -12,6 +12,7 @@ from oslo_concurrency import lockutils
 from oslo_log import log
 
 from nova_vcloud import exception
+from nova_vcloud.virt_docker import server_labels
 from nova_vcloud.virt_docker.guest import container_spec
 from nova_vcloud.virt_docker.guest import etc_files
 from nova_vcloud.virt_docker.guest import live_processes
@@ -156,7 +157,7 @@ class Nics:
         :param container: as it was before it started
         """
         self._processes.started(container['Id'])
-        own = container['Config']['Labels'].get(container_spec.LABEL_IMAGE)
+        own = container['Config']['Labels'].get(server_labels.IMAGE)
         try:
             limits = live_processes.wanted(
                 instance, instance.flavor,

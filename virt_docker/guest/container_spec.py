@@ -10,35 +10,19 @@ from typing import Any
 
 from nova import objects
 
-from nova_vcloud import late_results
 from nova_vcloud.flavor import boot_keys
 from nova_vcloud.flavor import process_limits
 from nova_vcloud.qos import limits
 from nova_vcloud.qos.backends import docker
+from nova_vcloud.virt_docker import server_labels
 from nova_vcloud.virt_docker.guest import live_processes
 from nova_vcloud.virt_docker.vif.addresses import Nic
 
-LABEL = 'org.openstack.nova.'
-LABEL_UUID = LABEL + 'uuid'
-LABEL_HOST = LABEL + 'host'
-LABEL_NAME = LABEL + 'name'
-LABEL_IMAGE = LABEL + 'image'
-#: The image that Nova names: of a server that was unshelved, or evacuated
-#: from a snapshot, not the one it was made from.
-LABEL_BASE_IMAGE = LABEL + 'base_image'
 HOST_NAME_MAX = 64  # bytes; gethostname(2)
 #: Of HostConfig, for systemd (systemd.io/CONTAINER_INTERFACE). Our runtime
 #: makes the control groups of who has such a /run its own to write.
 SYSTEMD = {'CgroupnsMode': 'private',
            'Tmpfs': {'/run': 'mode=755', '/run/lock': 'mode=1777'}}
-#: 'project/name' of the application of a server that has one.
-LABEL_APPLICATION = LABEL + 'application'
-#: Empty: what changes while a server lives, a label cannot follow. Containers
-#: and snapshots of earlier releases have them.
-FORMER_LABELS = (LABEL + 'display_name', LABEL + 'flavor')
-LABELS = (LABEL_UUID, LABEL_HOST, LABEL_NAME, LABEL_IMAGE, LABEL_BASE_IMAGE,
-          LABEL_APPLICATION, late_results.LABEL, LABEL + 'project_id',
-          LABEL + 'user_id', *FORMER_LABELS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,13 +90,8 @@ def parked_name(uuid: str) -> str:
 
 def is_parked(container: Mapping[str, Any]) -> bool:
     """Tell whether a container, as listed, waits under its other name."""
-    return f'/{parked_name(container["Labels"][LABEL_UUID])}' \
+    return f'/{parked_name(container["Labels"][server_labels.UUID])}' \
         in container['Names']
-
-
-def own_labels(host: str) -> list[str]:
-    """Return label filters that only this host's servers match."""
-    return [LABEL_UUID, f'{LABEL_HOST}={host}']
 
 
 def labels(instance: objects.Instance, host: str,
@@ -123,16 +102,16 @@ def labels(instance: objects.Instance, host: str,
     that is missing from the image, and a snapshot was somebody's server.
     """
     return {
-        LABEL_UUID: instance.uuid,
-        LABEL_HOST: host,
-        LABEL_NAME: instance.name,
-        **dict.fromkeys(FORMER_LABELS, ''),
-        LABEL + 'project_id': instance.project_id or '',
-        LABEL + 'user_id': instance.user_id or '',
-        LABEL_IMAGE: instance.image_ref or '',
-        LABEL_BASE_IMAGE: instance.system_metadata.get(
+        server_labels.UUID: instance.uuid,
+        server_labels.HOST: host,
+        server_labels.NAME: instance.name,
+        **dict.fromkeys(server_labels.FORMER, ''),
+        server_labels.PREFIX + 'project_id': instance.project_id or '',
+        server_labels.PREFIX + 'user_id': instance.user_id or '',
+        server_labels.IMAGE: instance.image_ref or '',
+        server_labels.BASE_IMAGE: instance.system_metadata.get(
             'image_base_image_ref', instance.image_ref or ''),
-        LABEL_APPLICATION: application,
+        server_labels.APPLICATION: application,
     }
 
 
@@ -161,7 +140,7 @@ def build(instance: objects.Instance, image: str, nics: Iterable[Nic],
         'Image': image,
         'Hostname': kernel_hostname(instance.hostname),
         'Labels': labels(instance, host, application) | (
-            {LABEL_IMAGE: image_id} if image_id else {}),
+            {server_labels.IMAGE: image_id} if image_id else {}),
         # A server has a console: a terminal whose output is the log.
         'Tty': True,
         'OpenStdin': True,

@@ -17,6 +17,7 @@ from oslo_log import log
 from nova_vcloud import exception
 from nova_vcloud.engine import Engine
 from nova_vcloud.virt_docker import crash_points
+from nova_vcloud.virt_docker import server_labels
 from nova_vcloud.virt_docker.guest import boot_checks
 from nova_vcloud.virt_docker.guest import console_log
 from nova_vcloud.virt_docker.guest import container_nics
@@ -69,15 +70,15 @@ class Containers(container_nics.Nics):
 
     def list(self) -> dict[str, dict[str, Any]]:
         """Return {server uuid: container as listed by the engine}."""
-        found = self._engine.containers(container_spec.own_labels(self._host))
-        return {c['Labels'][container_spec.LABEL_UUID]: c for c in found
+        found = self._engine.containers(server_labels.of_host(self._host))
+        return {c['Labels'][server_labels.UUID]: c for c in found
                 if not container_spec.is_parked(c)}
 
     def applications(self) -> dict[str, str]:
         """Return {server uuid: label of its application}, of those with."""
-        return {uuid: container['Labels'][container_spec.LABEL_APPLICATION]
+        return {uuid: container['Labels'][server_labels.APPLICATION]
                 for uuid, container in self.list().items()
-                if container['Labels'].get(container_spec.LABEL_APPLICATION)}
+                if container['Labels'].get(server_labels.APPLICATION)}
 
     def inspect(self, uuid: str) -> dict[str, Any]:
         """Return the engine's description of a server's container.
@@ -95,7 +96,7 @@ class Containers(container_nics.Nics):
     def _inspect(self, name: str) -> dict[str, Any]:
         container = self._engine.container(name)
         found = container['Config']['Labels'] or {}
-        if found.get(container_spec.LABEL_HOST) != self._host:
+        if found.get(server_labels.HOST) != self._host:
             raise exception.ContainerNotFound(
                 f'Container {container["Name"]} is not of host {self._host}')
         return container
@@ -405,7 +406,7 @@ class Containers(container_nics.Nics):
             with container_nics.lock(uuid), contextlib.ExitStack() as undo:
                 old = self._own(uuid)
                 label = old['Config']['Labels'].get(
-                    container_spec.LABEL_APPLICATION) or ''
+                    server_labels.APPLICATION) or ''
                 undo.callback(self._undo, lambda _uuid: self._go_on(
                     instance, nics, old['State']), uuid)
                 self._stop(old, timeout)
@@ -516,7 +517,7 @@ class Containers(container_nics.Nics):
     def _stop(self, container: dict[str, Any], timeout: int) -> None:
         if container['State']['Paused']:
             self._engine.unpause(container['Id'])
-        uuid = container['Config']['Labels'][container_spec.LABEL_UUID]
+        uuid = container['Config']['Labels'][server_labels.UUID]
         self._stops.stop(uuid, container['Id'], timeout)
         # Should the event of that start have been lost, with the engine.
         self._own_starts.discard(uuid)

@@ -13,7 +13,7 @@ from oslo_log import log
 
 from nova_vcloud import exception
 from nova_vcloud.engine import Engine
-from nova_vcloud.virt_docker.guest import container_spec
+from nova_vcloud.virt_docker import server_labels
 
 LOG = log.getLogger(__name__)
 
@@ -154,7 +154,7 @@ class EventFeed:
             self._stream.close()
 
     def _running(self) -> set[str]:
-        return {c['Labels'][container_spec.LABEL_UUID]
+        return {c['Labels'][server_labels.UUID]
                 for c in self._engine.containers(self._labels)
                 if c['State'] in ('running', 'paused')}
 
@@ -256,4 +256,4 @@ class EventFeed:
 
 def _server(event: dict[str, Any]) -> str:
     """Return the UUID of the server that an event is of."""
-    return str(event['Actor']['Attributes'][container_spec.LABEL_UUID])
+    return str(event['Actor']['Attributes'][server_labels.UUID])

@@ -16,8 +16,8 @@ from nova import objects
 from oslo_log import log
 
 from nova_vcloud import json_documents
+from nova_vcloud.virt_docker.guest import action_events
 from nova_vcloud.virt_docker.guest import uploads
-from nova_vcloud.virt_docker.migration import interrupted
 
 LOG = log.getLogger(__name__)
 
@@ -86,7 +86,7 @@ class PendingImages:
         admin = nova_context.get_admin_context()
         with contextlib.suppress(nova_exception.InstanceNotFound):
             if uuid:
-                interrupted.tell(
+                action_events.record(
                     admin, objects.Instance.get_by_uuid(admin, uuid),
                     f'nova-compute of the host ended while image {image_id} '
                     'was made; the image is removed', EVENT)

@@ -16,7 +16,7 @@ from nova import utils
 from nova.compute import task_states
 from oslo_log import log
 
-from nova_vcloud.virt_docker.guest import container_spec
+from nova_vcloud.virt_docker import server_labels
 from nova_vcloud.virt_docker.guest import containers
 from nova_vcloud.virt_docker.guest.uploads import ImageApi
 from nova_vcloud.virt_docker.host import claims
@@ -74,8 +74,8 @@ class Rebuilds:
         try:
             container = self._servers.inspect(instance.uuid)
             labels = container['Config']['Labels']
-            old = (labels.get(container_spec.LABEL_BASE_IMAGE)
-                   or labels[container_spec.LABEL_IMAGE])
+            old = (labels.get(server_labels.BASE_IMAGE)
+                   or labels[server_labels.IMAGE])
             if old == instance.image_ref:
                 return
             found = self._glance.get(context, old)

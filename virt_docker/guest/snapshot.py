@@ -25,8 +25,8 @@ from nova_vcloud import json_documents
 from nova_vcloud.engine import Engine
 from nova_vcloud.image import image_writer
 from nova_vcloud.virt_docker import crash_points
+from nova_vcloud.virt_docker import server_labels
 from nova_vcloud.virt_docker.guest import container_nics
-from nova_vcloud.virt_docker.guest import container_spec
 from nova_vcloud.virt_docker.guest import containers
 from nova_vcloud.virt_docker.guest import disk_copies
 from nova_vcloud.virt_docker.guest import pending_images
@@ -43,7 +43,7 @@ TAG = 'snapshot'
 EVENT = 'compute_snapshot'
 
 # Labels of ours say whose server a container is; an image is nobody's.
-_NO_LABELS = [f'LABEL {name}=""' for name in container_spec.LABELS]
+_NO_LABELS = [f'LABEL {name}=""' for name in server_labels.ALL]
 #: Of a container's Config, what may be other than in its image.
 _STARTED_BY = ('Cmd', 'Entrypoint', 'Env', 'StopSignal')
 _SHELVING = (task_states.SHELVING, task_states.SHELVING_IMAGE_PENDING_UPLOAD,
@@ -221,7 +221,7 @@ class Snapshots:
             yield image_writer.extended(
                 saved, image_writer.Layer(found.sizes.tar, layer),
                 _started_by(container), _tag(image_id), _comment(container),
-                container_spec.LABELS)
+                server_labels.ALL)
 
     @contextlib.contextmanager
     def _merged(self, instance: objects.Instance, image_id: str,
@@ -327,7 +327,7 @@ def _started_by(container: Mapping[str, Any]) -> dict[str, Any]:
 def _configuration(image: Mapping[str, Any],
                    container: Mapping[str, Any]) -> dict[str, Any]:
     """Return the configuration of a snapshot, but for its layers."""
-    found = image_writer.configuration(image, container_spec.LABELS)
+    found = image_writer.configuration(image, server_labels.ALL)
     found['config'] = image_writer.settings(
         {**found['config'], **_started_by(container)})
     return found

@@ -29,7 +29,7 @@ from nova_vcloud.qos.disk import devices
 from nova_vcloud.qos.disk import rootfs
 from nova_vcloud.qos.enforcer import Enforcer
 from nova_vcloud.virt_docker import resources
-from nova_vcloud.virt_docker.guest import container_spec
+from nova_vcloud.virt_docker import server_labels
 from nova_vcloud.virt_docker.host import users
 
 LOG = log.getLogger(__name__)
@@ -123,7 +123,7 @@ class Host:
             LOG.info('Root of a server is user %d of this host',
                      self._ids.root[0])
         for each in (*host_checks.read(info, self._engine.containers(
-                container_spec.own_labels(self.name))),
+                server_labels.of_host(self.name))),
                 neighbour_limit.check(self._neighbours)):
             if each.problem:
                 LOG.warning('%s', each)

@@ -12,7 +12,7 @@ from typing import Any
 from nova_vcloud import idmounts
 from nova_vcloud import privsep
 from nova_vcloud import userns
-from nova_vcloud.virt_docker.guest import container_spec
+from nova_vcloud.virt_docker import server_labels
 
 DAEMON_JSON = '"userns-remap": "default"'
 #: What an engine keeps of one map is in a directory with this name.
@@ -75,4 +75,4 @@ def _is_ours(path: pathlib.Path, host: str) -> bool:
         labels = json.loads(path.read_text())['Config']['Labels'] or {}
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    return bool(labels.get(container_spec.LABEL_HOST) == host)
+    return bool(labels.get(server_labels.HOST) == host)

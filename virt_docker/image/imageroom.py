@@ -18,7 +18,7 @@ from oslo_utils import units
 from nova_vcloud import exception
 from nova_vcloud.engine import Engine
 from nova_vcloud.image import unpacked_size
-from nova_vcloud.virt_docker.guest import container_spec
+from nova_vcloud.virt_docker import server_labels
 from nova_vcloud.virt_docker.image import imagerecords
 
 LOG = log.getLogger(__name__)
@@ -81,9 +81,9 @@ class Room:
 
         Stopped ones, parked ones and those that rescue have theirs too.
         """
-        return {container['Labels'].get(container_spec.LABEL_IMAGE, '')
+        return {container['Labels'].get(server_labels.IMAGE, '')
                 for container in self._engine.containers(
-                    [container_spec.LABEL_UUID])}
+                    [server_labels.UUID])}
 
     def free(self) -> Free:
         """Return what the disk has that the engine keeps images on."""

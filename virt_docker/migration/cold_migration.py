@@ -31,7 +31,7 @@ from nova_vcloud.image import docker_archive
 from nova_vcloud.transfer import spool as spools
 from nova_vcloud.transfer import transport
 from nova_vcloud.virt_docker import crash_points
-from nova_vcloud.virt_docker.guest import container_spec
+from nova_vcloud.virt_docker import server_labels
 from nova_vcloud.virt_docker.guest import containers
 from nova_vcloud.virt_docker.image import engine_faults
 from nova_vcloud.virt_docker.image import images
@@ -262,8 +262,8 @@ class Moves:
                         ) -> MigrationData:
         image = self._engine.image_get(container['Image']) or {}
         labels = container['Config']['Labels']
-        image_id = labels[container_spec.LABEL_IMAGE]
-        uuid = labels[container_spec.LABEL_UUID]
+        image_id = labels[server_labels.IMAGE]
+        uuid = labels[server_labels.UUID]
         tag = container['Config']['Image']
         # One whose image came from another host has that below it.
         known = tag in (images.tag_of(image_id), _tag(uuid))
@@ -274,7 +274,7 @@ class Moves:
         return MigrationData(
             method, image_id,
             tuple(image.get('RootFS', {}).get('Layers') or ()), whole,
-            labels.get(container_spec.LABEL_APPLICATION) or '',
+            labels.get(server_labels.APPLICATION) or '',
             tuple(self._disks.names(uuid)))
 
     def _size(self, container: dict[str, Any], data: MigrationData,
@@ -284,7 +284,7 @@ class Moves:
         A server that runs may write as much again while it is sent: to need
         more it would have to write faster than the network is.
         """
-        uuid = container['Config']['Labels'][container_spec.LABEL_UUID]
+        uuid = container['Config']['Labels'][server_labels.UUID]
         # In the spool, and beside it what is unpacked.
         size = 3 * self._disks.used(uuid) + SLACK
         if data.method == 'image':
@@ -315,7 +315,7 @@ class Moves:
 
     def _send_image(self, container: dict[str, Any],
                     delivery: transport.Delivery) -> None:
-        tag = _tag(container['Config']['Labels'][container_spec.LABEL_UUID])
+        tag = _tag(container['Config']['Labels'][server_labels.UUID])
         try:
             self._engine.commit(container['Id'], tag)
             delivery.put(IMAGE_FILE, self._engine.image_save(tag))

@@ -9,18 +9,16 @@ ever. Moves are for the module recovery.
 from __future__ import annotations
 
 from collections.abc import Callable
-import sys
 from typing import Any
 
 from nova import context as nova_context
-from nova import exception as nova_exception
 from nova import objects
 from nova.compute import task_states
-from nova.compute import utils as compute_utils
 from nova.compute import vm_states
 from oslo_log import log
 
 from nova_vcloud import exception
+from nova_vcloud.virt_docker.guest import action_events
 from nova_vcloud.virt_docker.migration import unshelves
 
 LOG = log.getLogger(__name__)
@@ -101,7 +99,8 @@ class Interrupted:
                 and instance.vm_state == vm_states.SHELVED_OFFLOADED:
             LOG.warning('nova-compute ended during an unshelve',
                         instance=instance)
-            tell(context, instance, 'nova-compute of the host ended during '
+            action_events.record(context, instance,
+                                 'nova-compute of the host ended during '
                  f'"{task}": {self._unshelves.end(context, instance)}',
                  host=self._host)
         elif task in HARMLESS:
@@ -173,30 +172,9 @@ class Interrupted:
                     instance=instance)
         instance.task_state = None
         instance.save()
-        tell(context, instance, f'nova-compute of the host ended during '
+        action_events.record(context, instance,
+                             f'nova-compute of the host ended during '
                                 f'"{task}"; the server goes on: {result}')
-
-
-def tell(context: nova_context.RequestContext, instance: objects.Instance,
-         words: str, event: str = 'compute_interrupted',
-         host: str | None = None) -> None:
-    """Note with the last action of a server that it was cut off.
-
-    :param event: its name; Nova ends the first one of a name
-    :param host: of the server, if it has none any more
-    """
-    reporter = compute_utils.EventReporter(
-        context, event, host or instance.host, instance.uuid)
-    try:
-        reporter.__enter__()
-        try:
-            # Of others Nova shows the name alone.
-            raise nova_exception.InternalError(err=words)
-        except nova_exception.InternalError:
-            reporter.__exit__(*sys.exc_info())
-    except Exception as e:  # noqa: BLE001 - of the messaging too
-        LOG.warning('Cannot record the instance action event: %s', e,
-                    instance=instance)
 
 
 def _cut_off(context: nova_context.RequestContext,

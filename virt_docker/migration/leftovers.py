@@ -27,7 +27,7 @@ from nova_vcloud.engine import Engine
 from nova_vcloud.late_results import LABEL
 from nova_vcloud.late_results import Late
 from nova_vcloud.qos import periodic
-from nova_vcloud.virt_docker.guest import container_spec
+from nova_vcloud.virt_docker import server_labels
 
 LOG = log.getLogger(__name__)
 
@@ -164,8 +164,8 @@ class Leftovers:
         for late in self._engine.late.all():
             self._end(late)
         containers = self._engine.containers(
-            container_spec.own_labels(self._host))
-        self._end_deleted({each['Labels'][container_spec.LABEL_UUID]
+            server_labels.of_host(self._host))
+        self._end_deleted({each['Labels'][server_labels.UUID]
                            for each in containers})
         self._end_left(containers)
 
@@ -174,9 +174,9 @@ class Leftovers:
 
         Of those that this look and the one before has found.
         """
-        runs = {each['Labels'][container_spec.LABEL_UUID]
+        runs = {each['Labels'][server_labels.UUID]
                 for each in containers if each['State'] in RUNNING}
-        rest = {each['Labels'][container_spec.LABEL_UUID]
+        rest = {each['Labels'][server_labels.UUID]
                 for each in containers} - runs
         found = self._elsewhere(rest, self._host) if rest else set()
         for uuid in found & self._left:

@@ -13,6 +13,7 @@ import pytest
 
 from nova_vcloud import exception
 from nova_vcloud.virt_docker import factory
+from nova_vcloud.virt_docker import server_labels
 from nova_vcloud.virt_docker.guest import container_spec
 
 objects.register_all()
@@ -61,9 +62,9 @@ def test_one_engine_call_however_many_servers(driver, dockerd):
         uuid = uuidutils.generate_uuid()
         dockerd.engine.create(container_spec.container_name(uuid), {
             'Image': dockerd_fixture.IMAGE, 'Cmd': ['true'],
-            'Labels': {container_spec.LABEL_UUID: uuid,
-                       container_spec.LABEL_HOST: NODE,
-                       container_spec.LABEL_NAME: f'instance-{number}'}})
+            'Labels': {server_labels.UUID: uuid,
+                       server_labels.HOST: NODE,
+                       server_labels.NAME: f'instance-{number}'}})
     try:
         assert len(driver.list_instance_uuids()) == 20
         assert audit(driver) == 1
@@ -85,8 +86,8 @@ def test_two_hosts_do_not_share_their_disks_place(driver):
 def test_containers_of_other_hosts_are_not_seen(driver, dockerd):
     dockerd.engine.create('other', {
         'Image': dockerd_fixture.IMAGE, 'Cmd': ['true'],
-        'Labels': {container_spec.LABEL_UUID: 'x',
-                   container_spec.LABEL_HOST: 'elsewhere'}})
+        'Labels': {server_labels.UUID: 'x',
+                   server_labels.HOST: 'elsewhere'}})
     dockerd.engine.create('stranger', {
         'Image': dockerd_fixture.IMAGE, 'Cmd': ['true']})
     try:

@@ -10,6 +10,7 @@ from nova import objects
 import pytest
 
 from nova_vcloud.engine import Engine
+from nova_vcloud.virt_docker import server_labels
 from nova_vcloud.virt_docker.guest import container_spec
 from nova_vcloud.virt_docker.image import imagecache
 from nova_vcloud.virt_docker.image import images
@@ -103,9 +104,9 @@ def test_one_with_a_container_stays(host, private_engine, state):
             else container_spec.container_name(server))
     container = host.engine.create(name, {
         'Image': images.tag_of(image_id), 'Labels': {
-            container_spec.LABEL_UUID: server,
-            container_spec.LABEL_IMAGE: image_id,
-            container_spec.LABEL_HOST: 'another'},
+            server_labels.UUID: server,
+            server_labels.IMAGE: image_id,
+            server_labels.HOST: 'another'},
         'HostConfig': {'NetworkMode': 'none'}})
     try:
         if state == 'stopped':

@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 from nova_vcloud import host_checks
-from nova_vcloud.virt_docker.guest import container_spec
+from nova_vcloud.virt_docker import server_labels
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 LEAST = host_checks.Bound('fs.some', 100, 'one takes all')
@@ -112,4 +112,4 @@ def test_the_example_is_what_is_checked():
 
 
 def test_the_label_is_that_of_servers():
-    assert host_checks.SERVER_LABEL == container_spec.LABEL_UUID
+    assert host_checks.SERVER_LABEL == server_labels.UUID

@@ -43,7 +43,8 @@ class Unshelves:
 @pytest.fixture
 def look(monkeypatch):
     """Let a host look at one server at its start; return it."""
-    monkeypatch.setattr(interrupted, 'tell', lambda *_args, **_more: None)
+    monkeypatch.setattr(interrupted.action_events, 'record', lambda *_args,
+                        **_more: None)
     monkeypatch.setattr(unshelves, 'without_host', lambda *_args: [])
 
     def at_start(vm_state, task_state, container, done=None):

@@ -11,7 +11,7 @@ import pytest
 
 from nova_vcloud import exception
 from nova_vcloud import late_results
-from nova_vcloud.virt_docker.guest import container_spec
+from nova_vcloud.virt_docker import server_labels
 from nova_vcloud.virt_docker.guest import stopping
 from nova_vcloud.virt_docker.migration import leftovers
 
@@ -73,7 +73,7 @@ def test_one_that_cannot_be_removed_keeps_no_other(error):
     engine = types.SimpleNamespace(
         late=types.SimpleNamespace(all=list),
         containers=lambda _labels: [
-            {'Labels': {container_spec.LABEL_UUID: uuid}, 'State': 'exited'}
+            {'Labels': {server_labels.UUID: uuid}, 'State': 'exited'}
             for uuid in ('a', 'b')])
     leftovers.Leftovers(engine, 'compute1', remove,
                         lambda uuids, _host: dict.fromkeys(uuids, 1000.0)
@@ -147,7 +147,7 @@ def test_it_is_removed_once_two_looks_have_found_it(states, removed):
     engine = types.SimpleNamespace(
         late=types.SimpleNamespace(all=list),
         containers=lambda _labels: [
-            {'Labels': {container_spec.LABEL_UUID: 'a'}, 'State': each}
+            {'Labels': {server_labels.UUID: 'a'}, 'State': each}
             for each in states])
     look = leftovers.Leftovers(
         engine, 'compute1', asked.append, lambda *_args: {},

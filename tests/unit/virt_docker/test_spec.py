@@ -9,6 +9,7 @@ import pytest
 
 from nova_vcloud import late_results
 from nova_vcloud.qos import limits
+from nova_vcloud.virt_docker import server_labels
 from nova_vcloud.virt_docker.guest import container_spec
 
 DEFAULTS = container_spec.Defaults(
@@ -46,7 +47,7 @@ def build(instance, nics=(), defaults=DEFAULTS):
 
 
 def test_a_server_of_a_shelved_image_tells_its_own(instance):
-    name = container_spec.LABEL_BASE_IMAGE
+    name = server_labels.BASE_IMAGE
     assert build(instance)['Labels'][name] == uuids.image
     instance.system_metadata = {'image_base_image_ref': uuids.before}
     assert build(instance)['Labels'][name] == uuids.before
@@ -142,7 +143,7 @@ def test_labels_tell_whose_container_it_is(instance):
     }
     # A snapshot blanks them all.
     # The engine's door adds the one that is left.
-    assert labels.keys() == set(container_spec.LABELS) - {late_results.LABEL}
+    assert labels.keys() == set(server_labels.ALL) - {late_results.LABEL}
     assert all(isinstance(v, str) for v in labels.values())
 
 

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from nova_vcloud import privsep
-from nova_vcloud.virt_docker.guest import container_spec
+from nova_vcloud.virt_docker import server_labels
 from nova_vcloud.virt_docker.host import users
 
 HOST = 'compute1'
@@ -51,8 +51,8 @@ def test_ids_that_are_not_known_are_a_lack(tmp_path):
     ('', '100000.100000'), ('100000.100000', ''),
     ('100000.100000', '5.5')])
 @pytest.mark.parametrize(('labels', 'counts'), [
-    ({container_spec.LABEL_HOST: HOST}, True),
-    ({container_spec.LABEL_HOST: 'other'}, False), ({}, False), (None, False)])
+    ({server_labels.HOST: HOST}, True),
+    ({server_labels.HOST: 'other'}, False), ({}, False), (None, False)])
 def test_servers_under_another_map_are_noticed(tmp_path, monkeypatch, here,
                                                there, labels, counts):
     monkeypatch.setattr(users.userns, 'of_engine', lambda _info: None)
