@@ -45,6 +45,20 @@ MAY_IMPORT = {
     'nova_vcloud.dashboard': {'nova_vcloud'},
 }
 
+#: Room of the compute driver -> rooms that it may import besides itself.
+DRIVER_ROOMS = {
+    'migration': {'volumes', 'guest', 'image', 'host', 'rootfs', 'vif'},
+    'volumes': {'guest', 'image', 'host', 'rootfs', 'vif'},
+    'guest': {'image', 'host', 'rootfs', 'vif'},
+    'image': {'rootfs', 'vif'},
+    'host': {'rootfs', 'vif'},
+    'rootfs': set(),
+    'vif': set(),
+}
+#: Modules beside the rooms that all of them may import. The others are what
+#: Nova calls, and what puts the rooms together.
+DRIVER_SHARED = {'crash_points', 'resources', 'server_labels'}
+
 #: Never, in any room.
 FORBIDDEN = {
     'eventlet': 'native threads only',
@@ -132,6 +146,20 @@ def import_breaches(module: Module) -> Iterator[str]:
                 yield f'{where}: {room} must not know {other}'
 
 
+def driver_breaches(module: Module) -> Iterator[str]:
+    """Find imports against the direction of the compute driver's rooms."""
+    top = 'nova_vcloud.virt_docker.'
+    room = module.name.removeprefix(top).split('.')[0]
+    if not module.name.startswith(top) or room not in DRIVER_ROOMS:
+        return
+    allowed = DRIVER_ROOMS[room] | DRIVER_SHARED | {room}
+    for target, line in imports(module):
+        other = target.removeprefix(top).split('.')[0]
+        if target.startswith(top) and other not in allowed:
+            yield (f'{module.name}:{line} imports {target}: {room} must not '
+                   f'know {other}')
+
+
 def conf_breaches(module: Module) -> Iterator[str]:
     """Find global configuration taken below the edges.
 
@@ -167,6 +195,7 @@ def shape_breaches(module: Module) -> Iterator[str]:
 def breaches(module: Module) -> list[str]:
     return [
         *import_breaches(module),
+        *driver_breaches(module),
         *conf_breaches(module),
         *shape_breaches(module),
     ]
@@ -219,6 +248,11 @@ def test_every_room_of_the_tree_has_its_rule():
     assert folders <= set(MAY_IMPORT) | part_of_the_core
 
 
+def test_every_room_of_the_driver_has_its_rule():
+    assert {path.parent.name for path in (
+        ROOT / 'virt_docker').glob('*/__init__.py')} == set(DRIVER_ROOMS)
+
+
 def planted(name: str, line: str) -> Module:
     return Module(name, '# SPDX-License-Identifier: Apache-2.0\n'
                         f'"""A planted module."""\n{line}\n')
@@ -246,6 +280,14 @@ def planted(name: str, line: str) -> Module:
      'must not know nova_vcloud.filters'),
     ('nova_vcloud.agent.service', 'from nova_vcloud.virt_docker import host',
      'must not know nova_vcloud.virt_docker'),
+    ('nova_vcloud.virt_docker.guest.rescue',
+     'from nova_vcloud.virt_docker.migration import resize',
+     'guest must not know migration'),
+    ('nova_vcloud.virt_docker.rootfs.overlay',
+     'from nova_vcloud.virt_docker.guest.containers import Containers',
+     'rootfs must not know guest'),
+    ('nova_vcloud.virt_docker.migration.resize',
+     'from nova_vcloud.virt_docker import factory', 'not know factory'),
     ('nova_vcloud.cmd.manage', 'import nova.conf', 'must not know nova'),
     ('nova_vcloud.ml2.mech_driver', 'from neutron.plugins import ml2',
      'stands on neutron-lib'),
