@@ -199,6 +199,8 @@ def make_room(root: str, container: str) -> str:
         return ''
     found = os.statvfs(place)
     if rootfs.is_roomy(found):
+        # A disk of an earlier release has none yet.
+        rootfs.keep_spare(place)
         return ''
     rootfs.give_spare(place)
     rootfs.tool('xfs_io', '-x', '-c', f'resblks {_LESS_RESERVE}', place)

@@ -48,9 +48,9 @@ def layer(root: str, driver: str, container: str) -> str | None:
 #: Bytes and inodes that a server's start may take of its disk.
 ROOM = 16 << 20
 ROOM_INODES = 64
-#: File beside what a server has written, and bytes of it, in one piece. Free
-#: space in pieces of some blocks is of no use for inodes: a server whose disk
-#: has no other is started in what this one gives back.
+#: File beside what a server has written, and bytes of it, in one piece where
+#: there is one. Free space in pieces of some blocks is of no use for inodes: a
+#: server whose disk has no other is started in what this one gives back.
 SPARE = 'spare'
 SPARE_SIZE = 1 << 20
 #: What follows a container's id in the name of the file that ends its room.

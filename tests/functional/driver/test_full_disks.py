@@ -149,8 +149,13 @@ def take_inodes(host, instance):
     assert rootfs.has_room(os.statvfs(folder))
 
 
-def test_free_space_in_pieces_is_enough_for_a_start(host):
+@pytest.mark.parametrize('release', ['this', 'earlier'])
+def test_free_space_in_pieces_is_enough_for_a_start(host, release):
     instance, ports = spawn(host)
+    if release == 'earlier':
+        host.containers.stop(instance.uuid, 0)
+        (place(host, instance) / rootfs.SPARE).unlink()
+        host.containers.start(instance, ports)
     fill_pieces(host, instance)
     for _each in range(3):
         host.containers.stop(instance.uuid, 0)
