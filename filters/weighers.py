@@ -180,7 +180,7 @@ def used(host: host_manager.HostState, stats: host_stats.Stats,
         return cpu, memory
     return (cpu + _share(fresh * spec.vcpus, host.vcpus_total or 0),
             memory + _share(fresh * spec.memory_mb,
-                                 host.total_usable_ram_mb or 0))
+                            host.total_usable_ram_mb or 0))
 
 
 def _ratio(value: float | None) -> float:

@@ -16,7 +16,6 @@ CRASH_FILE = os.environ.get('NOVA_VCLOUD_CRASH_FILE')
 SPAWN = ('image', 'namespace', 'create', 'join', 'limits', 'inject', 'start',
          'end')
 
-
 #: What the steps of this thread are part of.
 _within = contextvars.ContextVar('_within', default='')
 
@@ -49,5 +48,5 @@ def reached(step: str) -> None:
     if wanted == _within.get() + step:
         os.unlink(CRASH_FILE)  # once: the restarted service must live
         if victims == ['fail']:
-            raise OSError(f'a test has {wanted} fail')
+            raise OSError(f'Failure injected at crash point {wanted}')
         os.kill(int(victims[0]) if victims else os.getpid(), signal.SIGKILL)

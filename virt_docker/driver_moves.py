@@ -113,8 +113,9 @@ class MoveVerbs(driver_volumes.VolumeVerbs):
         manifest = self._moves.manifest(instance.uuid)
         if manifest is None or self._moves.has_container(instance.uuid):
             return False
-        LOG.warning('The move of the server to this host had failed; it is '
-                    'made of what has come', instance=instance)
+        LOG.warning('Migration to this host failed earlier: creating the '
+                    'container from the migration data received',
+                    instance=instance)
         self._moves.receive(
             context, instance, manifest, network_info, instance.image_meta,
             True, lambda folder, names: self._with_moved_disks(

@@ -286,8 +286,8 @@ class Resources:
             self._disks.end_room(container_id)
         except (exception.LimitNotEnforced, OSError) as e:
             # The next start ends it first.
-            LOG.warning('Container %s has more of its disk than its size '
-                        'until it starts: %s', container_id, e)
+            LOG.warning('Failed to restore the disk limit of container %s, '
+                        'its next start retries: %s', container_id, e)
 
     def room(self, container_id: str
              ) -> contextlib.AbstractContextManager[None]:

@@ -18,9 +18,8 @@ APPLICATION = PREFIX + 'application'
 #: Empty: what changes while a server lives, a label cannot follow. Containers
 #: and snapshots of earlier releases have them.
 FORMER = (PREFIX + 'display_name', PREFIX + 'flavor')
-ALL = (UUID, HOST, NAME, IMAGE, BASE_IMAGE,
-          APPLICATION, late_results.LABEL, PREFIX + 'project_id',
-          PREFIX + 'user_id', *FORMER)
+ALL = (UUID, HOST, NAME, IMAGE, BASE_IMAGE, APPLICATION, late_results.LABEL,
+       PREFIX + 'project_id', PREFIX + 'user_id', *FORMER)
 
 
 def of_host(host: str) -> list[str]:

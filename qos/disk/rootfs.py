@@ -9,13 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import contextlib
+import errno
 import os
 import pathlib
 import subprocess
 from typing import Any
 
+from oslo_log import log
+
 from nova_vcloud import exception
 from nova_vcloud import privsep
+
+LOG = log.getLogger(__name__)
 
 
 def place(info: Mapping[str, Any]) -> str:
@@ -75,13 +80,17 @@ def is_roomy(found: os.statvfs_result) -> bool:
 
 def keep_spare(place: str) -> None:
     """Have SPARE, or as much of it as there is space for."""
-    with contextlib.suppress(OSError):
-        file = os.open(os.path.join(place, SPARE), os.O_WRONLY | os.O_CREAT
-                       | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    path = os.path.join(place, SPARE)
+    try:
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW
+                       | os.O_CLOEXEC, 0o600)
         try:
             os.posix_fallocate(file, 0, SPARE_SIZE)
         finally:
             os.close(file)
+    except OSError as e:
+        if e.errno != errno.ENOSPC:
+            LOG.warning('Cannot allocate %s: %s', path, e)
 
 
 def give_spare(place: str) -> None:

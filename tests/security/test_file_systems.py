@@ -100,7 +100,7 @@ def in_process(monkeypatch):
 @pytest.fixture(params=PLACES)
 def pid(request) -> Iterator[int]:
     if not os.path.exists('/dev/fuse'):
-        pytest.skip('this kernel has no FUSE: nor has a server')
+        pytest.skip('no /dev/fuse on this host, which the attack opens')
     with serving(request.param) as found:
         yield found
 

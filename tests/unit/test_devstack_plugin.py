@@ -23,7 +23,7 @@ SERVER = 'nova-5d1b7c6e-6a0f-4a53-8e0c-2b1f6a1e0d11'
 
 pytestmark = pytest.mark.skipif(
     not shutil.which('jq') or not shutil.which('busybox'),
-    reason='the plugin calls jq and busybox')
+    reason='jq or busybox, which the plugin calls, is not installed')
 
 # What DevStack gives a plugin. A call is one line in $CALLS.
 STAND_INS = r'''

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import sys
-
 from nova import context as nova_context
 from nova import exception as nova_exception
 from nova import objects
@@ -22,15 +20,13 @@ def record(context: nova_context.RequestContext, instance: objects.Instance,
     :param event: its name; Nova ends the first one of a name
     :param host: of the server, if it has none any more
     """
-    reporter = compute_utils.EventReporter(
-        context, event, host or instance.host, instance.uuid)
+    # Of other exceptions Nova shows the name alone.
+    error = nova_exception.InternalError(err=message)
     try:
-        reporter.__enter__()
-        try:
-            # Of others Nova shows the name alone.
-            raise nova_exception.InternalError(err=message)
-        except nova_exception.InternalError:
-            reporter.__exit__(*sys.exc_info())
+        with compute_utils.EventReporter(
+                context, event, host or instance.host, instance.uuid):
+            raise error
     except Exception as e:  # noqa: BLE001 - of the messaging too
-        LOG.warning('Cannot record the instance action event: %s', e,
-                    instance=instance)
+        if e is not error:
+            LOG.warning('Failed to record instance action event %s: %s',
+                        event, e, instance=instance)

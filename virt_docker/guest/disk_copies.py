@@ -145,8 +145,8 @@ class DiskCopies:
         copied.here(os.path.join(folder, overlay.LAYER))
         crash_points.reached('copied')
         changes = os.path.join(folder, _CHANGES)
-        with container_nics.lock(uuid), self._still(uuid, container['Id'],
-                                                folder):
+        with container_nics.lock(uuid), self._still(
+                uuid, container['Id'], folder):
             copied.changes(changes)
         overlay.apply(changes, os.path.join(folder, overlay.LAYER))
 

@@ -69,7 +69,7 @@ class Rebuilds:
             raise nova_exception.InstanceFaultRollback(e) from e
 
     def give_back_image(self, context: nova_context.RequestContext,
-                         instance: objects.Instance) -> None:
+                        instance: objects.Instance) -> None:
         """Undo what Nova's API has noted: the image that was asked for."""
         try:
             container = self._servers.inspect(instance.uuid)

@@ -382,7 +382,8 @@ class Moves:
         """
         text = self.manifest(instance.uuid)
         if text is None:
-            raise exception.MoveFailed('nothing has come of the server')
+            raise exception.MoveFailed(
+                'no migration data of the server was received')
         try:
             self._try_to_receive(
                 context, instance, MigrationData.from_text(text), size,
@@ -451,7 +452,8 @@ class Moves:
         if self.manifest(uuid) is None:
             # What is here may be all that there is of it.
             raise exception.MoveFailed(
-                'nothing has come of the server, or it is made already')
+                'no migration data of the server is left: it was not '
+                'received, or the migration is finished already')
         self._arriving.add(uuid)
         try:
             # What is read does not change any more.

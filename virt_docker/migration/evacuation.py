@@ -43,7 +43,7 @@ def source(glance: ImageApi, context: nova_context.RequestContext,
 
 
 def _last_snapshot(glance: ImageApi, context: nova_context.RequestContext,
-                  instance: objects.Instance) -> objects.ImageMeta | None:
+                   instance: objects.Instance) -> objects.ImageMeta | None:
     """Return the newest image of a server, None if there is none.
 
     Anybody may write a server's id into an image of his: only those of the

@@ -97,12 +97,12 @@ class Interrupted:
             self._end_rescue(context, instance)
         elif task in unshelves.TASKS \
                 and instance.vm_state == vm_states.SHELVED_OFFLOADED:
-            LOG.warning('nova-compute ended during an unshelve',
-                        instance=instance)
-            action_events.record(context, instance,
-                                 'nova-compute of the host ended during '
-                 f'"{task}": {self._unshelves.end(context, instance)}',
-                 host=self._host)
+            LOG.warning('Unshelve was interrupted by the end of nova-compute: '
+                        'finishing or undoing it', instance=instance)
+            result = self._unshelves.end(context, instance)
+            action_events.record(
+                context, instance, 'nova-compute of the host ended during '
+                f'"{task}": {result}', host=self._host)
         elif task in HARMLESS:
             self._go_on(context, instance, 'it may be asked for again')
         elif task is None and instance.vm_state in (
@@ -168,13 +168,13 @@ class Interrupted:
                instance: objects.Instance, result: str) -> None:
         """Note that nobody is at work, and tell the tenant."""
         task = instance.task_state
-        LOG.warning('nova-compute ended during "%s"; %s', task, result,
-                    instance=instance)
+        LOG.warning('Task "%s" was interrupted by the end of nova-compute: '
+                    '%s', task, result, instance=instance)
         instance.task_state = None
         instance.save()
-        action_events.record(context, instance,
-                             f'nova-compute of the host ended during '
-                                f'"{task}"; the server goes on: {result}')
+        action_events.record(
+            context, instance, 'nova-compute of the host ended during '
+            f'"{task}"; the server goes on: {result}')
 
 
 def _cut_off(context: nova_context.RequestContext,

@@ -49,10 +49,8 @@ def deleted(uuids: set[str], host: str) -> dict[str, float]:
     :returns: {server: seconds since}
     """
     context = nova_context.get_admin_context(read_deleted='yes')
-    here = {each.uuid for each in objects.InstanceList.get_by_host(
-        nova_context.get_admin_context(), host, expected_attrs=[])}
     found = {}
-    for uuid in uuids - here:
+    for uuid in _not_on(uuids, host):
         try:
             instance = objects.Instance.get_by_uuid(context, uuid,
                                                     expected_attrs=[])
@@ -63,6 +61,15 @@ def deleted(uuids: set[str], host: str) -> dict[str, float]:
         if instance.deleted:
             found[uuid] = _age(instance)
     return found
+
+
+def _not_on(uuids: set[str], host: str) -> set[str]:
+    """Return those of some servers that Nova does not have on a host.
+
+    Nearly all are there, and one query tells of them.
+    """
+    return uuids - {each.uuid for each in objects.InstanceList.get_by_host(
+        nova_context.get_admin_context(), host, expected_attrs=[])}
 
 
 def _age(instance: objects.Instance) -> float:
@@ -95,12 +102,13 @@ def elsewhere(uuids: set[str], host: str, holds: Holds) -> set[str]:
     """
     context = nova_context.get_admin_context()
     found = set()
-    for uuid in uuids:
+    for uuid in _not_on(uuids, host):
         try:
             instance = objects.Instance.get_by_uuid(context, uuid,
                                                     expected_attrs=[])
         except nova_exception.InstanceNotFound:
             continue
+        # It may have come back since.
         if instance.task_state is not None or instance.host == host \
                 or _moves(context, uuid, host):
             continue
@@ -226,12 +234,12 @@ class Leftovers:
 
     def _end_one(self, uuid: str, why: str) -> None:
         """Remove a server; that it fails keeps no other one."""
-        LOG.warning('Removing what is left here of server %s, which %s',
-                    uuid, why)
+        LOG.warning('Removing the leftover container and disks of server %s, '
+                    'which %s', uuid, why)
         try:
             self._remove(uuid)
         except Exception:
             # Of the kernel's and of Nova's, too: that a mount is in use, that
             # a link does not go.
-            LOG.exception('Cannot remove server %s, which %s; will retry',
-                          uuid, why)
+            LOG.exception('Cannot remove the leftovers of server %s, which '
+                          '%s; will retry', uuid, why)

@@ -94,7 +94,7 @@ class Recovery:
                     sort_keys=['updated_at', 'id'], sort_dirs=['desc', 'desc'],
                     limit=RECENT)
             except Exception:
-                LOG.exception('Cannot list migrations (%s)', status)
+                LOG.exception('Cannot list migrations with status %s', status)
                 continue
             for move in moves_from_here:
                 if move.migration_type in ('migration', 'resize'):
@@ -163,8 +163,8 @@ class Recovery:
                           'status': 'reverted'}, sort_keys=['id'],
                 sort_dirs=['desc'], limit=1)[0]
         if move.status == 'reverting' and move.dest_compute == self._host:
-            LOG.warning('The revert of the migration was interrupted: it '
-                        'goes on', instance=instance)
+            LOG.warning('Revert of migration %s was interrupted: resuming it',
+                        move.uuid, instance=instance)
             self._manager.compute_rpcapi.revert_resize(
                 context, instance, move, self._host,
                 objects.RequestSpec.get_by_instance_uuid(
@@ -179,8 +179,8 @@ class Recovery:
         if (instance.task_state != task_states.RESIZE_REVERTING
                 or move.status != 'reverted'):
             return
-        LOG.warning('The revert of the migration was interrupted: it is '
-                    'finished on %s', move.source_compute, instance=instance)
+        LOG.warning('Revert of migration %s was interrupted: finishing it on '
+                    '%s', move.uuid, move.source_compute, instance=instance)
         self._manager.compute_rpcapi.finish_revert_resize(
             context, instance, move, move.source_compute,
             objects.RequestSpec.get_by_instance_uuid(context, instance.uuid))
@@ -313,8 +313,8 @@ def only_while(manager: Any, name: str, task: str,
             if now.task_state != task or (
                     status is not None and status !=
                     objects.Migration.get_by_id(context, move.id).status):
-                LOG.info('%s was asked for again', name,
-                         instance=words['instance'])
+                LOG.info('Ignoring duplicate %s request: task state is %s',
+                         name, now.task_state, instance=words['instance'])
                 return
             handle(context, **words)
 

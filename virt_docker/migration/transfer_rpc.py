@@ -80,7 +80,8 @@ class Endpoint:
                 int(entries))
         except Exception as e:
             # Whatever it is, it would be the same once the server has gone.
-            LOG.warning('Server %s cannot come here: %s', instance_uuid, e,
+            LOG.warning('Destination check for the migration of server %s '
+                        'failed: %s', instance_uuid, e,
                         exc_info=not isinstance(
                             e, exception.NovaVcloudException))
             return {'refused': str(e) or repr(e)}
@@ -195,9 +196,9 @@ class Destination:
                 size=size, entries=entries)
         except oslo_messaging.MessagingException as e:
             if _is_unknown(e):
-                LOG.info('Host %s runs a release that cannot try a move '
-                         'before the server stops', migration.dest_compute,
-                         instance=instance)
+                LOG.info('Host %s does not support check_transfer: migrating '
+                         'without the destination check',
+                         migration.dest_compute, instance=instance)
                 return
             raise _failed(migration, e) from e
         if 'refused' in answer:
@@ -212,8 +213,8 @@ class Destination:
             return bool(self._calls(host, VERSION).call(
                 context, 'holds_server', instance_uuid=uuid))
         except oslo_messaging.MessagingException as e:
-            LOG.info('Host %s cannot be asked for server %s: %s', host, uuid,
-                     e)
+            LOG.info('Failed to ask host %s whether it has server %s: %s',
+                     host, uuid, e)
             return False
 
     def abandon(self, context: nova_context.RequestContext,

@@ -6,6 +6,9 @@ routes in its namespace. So its links are never listed: those that lead out
 are found from their other ends (:func:`links`), which only the host makes.
 Of a link's addresses and routes the kernel picks those that are asked for
 (NETLINK_GET_STRICT_CHK, Linux 4.20), and no more than MOST are looked at.
+
+pyroute2 (0.9) gives a list of the whole answer: 20,000 addresses took it
+89 MiB and 1.5 s, with its strict_check, too.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from rootdisk import fill
 from rootdisk import spawn
 
 from nova_vcloud import exception
+from nova_vcloud.qos.disk import loop_file
 from nova_vcloud.qos.disk import rootfs
 from nova_vcloud.virt_docker import resources
 from nova_vcloud.virt_docker.guest import rescue
@@ -94,6 +95,12 @@ def fill_inodes(host, instance):
     subprocess.run(['xfs_growfs', '-m', '1', place(host, instance)],
                    check=True, capture_output=True)
     assert host.inside(instance, INODES) == 'full\n'
+
+
+def fill_both(host, instance):
+    """Leave few inodes, and little space."""
+    assert not fill(host, instance, 'most', 900).returncode
+    fill_inodes(host, instance)
 
 
 def check_runs(host, instance, ports, filled=fill_bytes):
@@ -176,15 +183,24 @@ def reserve(host, instance) -> int:
     return int(re.findall(r'reserved blocks = (\d+)', said)[0])
 
 
+def kept(host, instance) -> tuple[int, int]:
+    """Return what the xfs of a server keeps: blocks, and its inodes' share.
+    """
+    return (reserve(host, instance),
+            loop_file._inode_share(str(place(host, instance))))
+
+
+@pytest.mark.parametrize('filled', [fill_bytes, fill_inodes, fill_both])
 @pytest.mark.parametrize('end', ['failed', 'killed'])
-def test_a_start_that_fails_leaves_the_disk_as_it_was(host, monkeypatch, end):
+def test_a_start_that_fails_leaves_the_disk_as_it_was(
+        host, monkeypatch, end, filled):
     instance, ports = spawn(host)
-    fill_bytes(host, instance)
+    filled(host, instance)
     host.containers.stop(instance.uuid, 0)
-    before = reserve(host, instance)
+    before = kept(host, instance)
 
     def fail(_container):
-        assert reserve(host, instance) < before
+        assert kept(host, instance) != before
         raise exception.EngineError('no')
 
     with monkeypatch.context() as patched:
@@ -195,10 +211,10 @@ def test_a_start_that_fails_leaves_the_disk_as_it_was(host, monkeypatch, end):
         with pytest.raises(exception.EngineError):
             host.containers.start(instance, ports)
     if end == 'failed':
-        assert reserve(host, instance) == before
+        assert kept(host, instance) == before
         assert not list(host.dockerd.links.glob('*.room'))
     host.containers.start(instance, ports)
-    assert reserve(host, instance) == before
+    assert kept(host, instance) == before
     assert not list(host.dockerd.links.glob('*.room'))
 
 

@@ -187,7 +187,7 @@ def test_what_has_come_is_made_once(pair):
     there_too = dest.ports()
     other.receive(None, instance, manifest, there_too, objects.ImageMeta(),
                   power_on=True)
-    with pytest.raises(exception.MoveFailed, match='made already'):
+    with pytest.raises(exception.MoveFailed, match='finished already'):
         other.receive(None, instance, manifest, there_too,
                       objects.ImageMeta(), power_on=True)
     assert there(dest, instance).startswith('mine')

@@ -96,7 +96,8 @@ def test_memory_in_use_is_told_and_pages_of_files_are_not(box, tmp_path):
 
 
 @pytest.mark.skipif((ROOT / 'cgroup.controllers').exists(),
-                    reason='cgroup v2 kills instead')
+                    reason='cgroup v2 takes a memory.max below the usage, '
+                           'and kills')
 def test_less_memory_than_in_use_is_refused_and_changes_nothing(box):
     wanted = {limits.Key('memory', 'max'): 96 * MIB,
               limits.Key('memory', 'swap'): 0}
